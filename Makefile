@@ -1,0 +1,76 @@
+# Every target is a few lines; CI calls the same ones.
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/installed
+ARGS ?=
+
+# PYTHON=... takes that one; else the first of these that is 3.11, 3.12 or 3.13.
+ifeq ($(origin PYTHON),undefined)
+CANDIDATES := python3 python3.13 python3.12 python3.11
+else
+CANDIDATES := $(PYTHON)
+endif
+SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
+
+UV_VERSION := 0.13.9
+LOCK := $(VENV)/lock/bin/uv pip compile pyproject.toml --quiet --universal --python-version 3.11 \
+	--generate-hashes --no-header --no-emit-index-url --upgrade
+
+.DEFAULT_GOAL := help
+.PHONY: help install dev test check format bench soak lock clean
+
+help: ## List the targets.
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-9s %s\n", $$1, $$2}'
+
+install: $(STAMP) ## Make .venv with the command .venv/bin/relay.
+
+dev: install ## Run everything on this machine: broker, relay, simulator. ARGS="..."
+	@$(BIN)/relay dev $(ARGS)
+
+test: install ## Run the tests with coverage. ARGS="tests/unit -k name"
+	$(BIN)/python -m pytest --cov --cov-report=term $(ARGS)
+
+check: install ## Check format, lint and types.
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: install ## Format the code and repair what ruff can.
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: install ## Measure on this machine, against a real Kafka. ARGS="..."
+	$(BIN)/python -m bench $(ARGS)
+
+soak: install ## Kill the relay 200 times under load and count every event.
+	RELAY_SOAK_KILLS=200 $(BIN)/python -m pytest tests/e2e -k oracle --timeout=7200 $(ARGS)
+
+lock: install ## Resolve the locked requirements again, newest versions.
+	@test -x $(VENV)/lock/bin/uv || $(BIN)/python -m venv $(VENV)/lock
+	$(VENV)/lock/bin/pip install --quiet uv==$(UV_VERSION)
+	$(LOCK) --output-file requirements/run.txt
+	$(LOCK) --extra dev --group test --group build --constraint requirements/run.txt \
+		--output-file requirements/dev.txt
+
+clean: ## Remove what was made here: .venv, caches, reports.
+	rm -rf $(VENV) build dist .coverage* htmlcov .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find relay tests bench -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
+
+$(STAMP): pyproject.toml requirements/dev.txt
+	@test -x $(BIN)/python || { $(find_python); "$$python" -m venv $(VENV); }
+	@echo "Installing into $(VENV); the first time this takes up to a minute."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+		--require-hashes -r requirements/dev.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+		--no-deps --no-build-isolation --editable .
+	@touch $@
+
+define find_python
+	for python in $(CANDIDATES); do \
+		"$$python" -c '$(SUPPORTED)' 2>/dev/null && break; python=; \
+	done; \
+	test -n "$$python" || { \
+		echo "relay needs Python 3.11, 3.12 or 3.13; tried: $(CANDIDATES)." \
+			"Name one with: make PYTHON=/path/to/python" >&2; exit 1; }
+endef

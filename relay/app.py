@@ -1,0 +1,92 @@
+"""The composition root: builds every part, starts them in order and stops them in order."""
+
+import asyncio
+import contextlib
+
+import structlog
+
+from relay import __version__
+from relay.admin import AdminServer
+from relay.dispatcher import Dispatcher
+from relay.journal import Journal
+from relay.metrics import Metrics
+from relay.normalize import Router
+from relay.pipeline import Pipeline
+from relay.publisher import AtLeastOncePublisher, ExactlyOncePublisher, Publisher
+from relay.settings import Delivery, Settings
+from relay.webhook import WebhookServer
+
+log = structlog.get_logger()
+
+#: Seconds between two looks at whether the backlog is empty.
+DRAIN_LOOK = 0.02
+
+
+class Relay:
+    """One process: made of settings, run once."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self.metrics = Metrics()
+        #: Set when the webhook listens.
+        self.ready = asyncio.Event()
+        self.webhook_port = self.admin_port = 0
+        self._draining = False
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Serve until `stop` is set, then drain. Raises JournalError, FencedError or OSError."""
+        settings = self._settings
+        journal = Journal(
+            settings.journal.path,
+            self.metrics,
+            max_bytes=settings.journal.max_bytes,
+            max_waiting=settings.journal.max_waiting,
+            window=settings.journal.dedupe_window,
+        )
+        async with contextlib.AsyncExitStack() as stack:
+            stack.push_async_callback(journal.close)
+            pipeline = Pipeline(settings.apps, journal, settings.journal.dedupe_window)
+            webhook = WebhookServer(settings.webhook, pipeline.accept, self.metrics)
+            admin = AdminServer(settings.admin, journal, self.metrics, lambda: self._draining)
+            stack.push_async_callback(admin.stop)
+            self.admin_port = await admin.start()
+            stack.push_async_callback(webhook.stop)
+            self.webhook_port = await webhook.start()
+            await self._serve(journal, webhook, stop)
+
+    async def _serve(self, journal: Journal, webhook: WebhookServer, stop: asyncio.Event) -> None:
+        router = Router(self._settings.kafka.topic_prefix, self._settings.kafka.topics)
+        dispatcher = Dispatcher(journal, self._publisher(router), router, self.metrics)
+        async with asyncio.TaskGroup() as tasks:
+            dispatching = tasks.create_task(dispatcher.run())
+            log.info(
+                "serving",
+                version=__version__,
+                webhook_port=self.webhook_port,
+                admin_port=self.admin_port,
+                journal=journal.id,
+                backlog=self.metrics.account().pending,
+            )
+            self.ready.set()
+            await stop.wait()
+            await self._drain(webhook)
+            dispatching.cancel()
+
+    async def _drain(self, webhook: WebhookServer) -> None:
+        """Stop accepting, then publish what is left; what time does not allow stays on disk."""
+        drain = self._settings.drain
+        self._draining = True
+        log.info("draining", pending=self.metrics.account().pending)
+        await asyncio.sleep(drain.delay)
+        await webhook.stop()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(drain.timeout):
+                while self.metrics.account().pending:
+                    await asyncio.sleep(DRAIN_LOOK)
+        log.info("stopped", left_in_journal=self.metrics.account().pending)
+
+    def _publisher(self, router: Router) -> Publisher:
+        kafka = self._settings.kafka
+        if kafka.delivery is Delivery.AT_LEAST_ONCE:
+            return AtLeastOncePublisher(kafka, router.topics)
+        return ExactlyOncePublisher(kafka, router.topics)

@@ -1,0 +1,190 @@
+"""Moves pending events from the journal into Kafka, in order, for ever.
+
+The one recovery path: after a start and after any failure the publisher is opened anew, its answer
+settles what Kafka already has, and the loop goes on from the journal.
+"""
+
+import asyncio
+import random
+import time
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import suppress
+
+import structlog
+
+from relay.errors import (
+    FencedError,
+    KafkaRefusedError,
+    PublishError,
+    RecordTooLargeError,
+    RejectedError,
+)
+from relay.events import DeadLetterReason, Record, Settlement, StoredEvent
+from relay.journal import Journal
+from relay.kafka import describe
+from relay.logs import Changes
+from relay.metrics import Metrics
+from relay.normalize import Router, dead_letter, normalize
+from relay.publisher import Publisher
+
+log = structlog.get_logger()
+
+#: Events, and bytes of their bodies, in one transaction at most.
+BATCH_EVENTS, BATCH_BYTES = 1000, 8 * 2**20
+#: Seconds after which an idle dispatcher looks for replayed events.
+IDLE_LOOK = 1.0
+#: Answers get their turn this often while a batch is normalized, and after so many events at least.
+TURNS_PER_BATCH, TURN_EVENTS = 8, 16
+#: Seconds of the first wait after a failure, doubled up to the longest.
+FIRST_WAIT, LONGEST_WAIT = 0.2, 10.0
+
+
+class Dispatcher:
+    """The only consumer of the journal."""
+
+    def __init__(
+        self,
+        journal: Journal,
+        publisher: Publisher,
+        router: Router,
+        metrics: Metrics,
+    ) -> None:
+        self._journal = journal
+        self._publisher = publisher
+        self._router = router
+        self._metrics = metrics
+        self._changes = Changes(log, "kafka_connected")
+        self._too_large: set[int] = set()
+        #: The last seq that an offset of this journal can speak of.
+        self._known_seq = journal.trusted_seq or 0
+        self._wait = FIRST_WAIT
+
+    async def run(self) -> None:
+        """Dispatch until cancelled; ends by itself only with FencedError."""
+        while True:
+            try:
+                await self._recover()
+                while True:
+                    await self._dispatch()
+            except FencedError:
+                raise
+            except RecordTooLargeError:
+                continue
+            except KafkaRefusedError as error:
+                await self._hold("kafka_refuses", error)
+            except (PublishError, RejectedError) as error:
+                await self._hold("kafka_unavailable", error)
+            except Exception as error:  # noqa: BLE001 - the supervisor: no fault may end the loop
+                await self._hold("dispatch_failed", error)
+            finally:
+                self._metrics.kafka_up.set(0)
+                await self._publisher.close()
+
+    async def _hold(self, event: str, error: Exception) -> None:
+        """Wait before the next attempt, longer each time; the events wait in the journal."""
+        self._metrics.kafka_up.set(0)
+        self._changes.failing(event, describe(error))
+        await asyncio.sleep(self._wait * random.uniform(0.5, 1))  # noqa: S311 - jitter
+        self._wait = min(self._wait * 2, LONGEST_WAIT)
+
+    async def _recover(self) -> None:
+        """Open the publisher and settle what Kafka already has."""
+        offset = await self._publisher.open(self._journal.id)
+        if offset is not None and offset > self._known_seq + 1:
+            await self._part_from(offset)
+        elif offset is not None:
+            await self._settle_below(offset)
+        if self._journal.trusted_seq is not None:
+            await self._journal.trust_own()
+        self._metrics.kafka_up.set(1)
+        self._changes.working()
+
+    async def _settle_below(self, offset: int) -> None:
+        """Settle the rows whose records are in Kafka: their commit's answer was lost."""
+        while batch := [event for event in await self._pending() if event.seq < offset]:
+            await self._settle(batch, [self._record(event) for event in batch])
+
+    async def _part_from(self, offset: int) -> None:
+        """Take a new identity: Kafka knows more of this one than the file has ever held.
+
+        The file went back in time (a volume restored from a snapshot). What was in it when it was
+        opened has been published by the later copy of it; what came since has not.
+        """
+        if self._journal.trusted_seq is None:
+            message = "another process has published under this journal's id; only one may"
+            raise FencedError(message)
+        log.error(
+            "journal_older_than_kafka",
+            journal=self._journal.id,
+            last_seq=self._known_seq,
+            kafka_offset=offset,
+            meaning="events accepted after the snapshot may be published again if Feishu repeats them",
+        )
+        await self._settle_below(self._known_seq + 1)
+        await self._publisher.close()
+        await self._journal.renew_id()
+        await self._publisher.open(self._journal.id)
+
+    async def _dispatch(self) -> None:
+        """Publish and settle one batch, or wait until there is one."""
+        self._journal.arrived.clear()
+        batch = await self._pending()
+        if not batch:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._journal.arrived.wait(), IDLE_LOOK)
+            return
+        records = await self._normalize(batch)
+        self._known_seq = max(self._known_seq, batch[-1].seq)
+        with self._metrics.publish_seconds.time():
+            await self._publish(batch, records)
+        self._wait = FIRST_WAIT
+        await self._settle(batch, records)
+
+    async def _pending(self) -> list[StoredEvent]:
+        return await self._journal.pending(BATCH_EVENTS, BATCH_BYTES)
+
+    async def _normalize(self, batch: Sequence[StoredEvent]) -> list[Record]:
+        """Make the records, letting answers have their turn; a larger batch takes larger bites."""
+        bite = max(TURN_EVENTS, len(batch) // TURNS_PER_BATCH)
+        records = []
+        for index, event in enumerate(batch, start=1):
+            records.append(self._record(event))
+            if index % bite == 0:
+                await asyncio.sleep(0)
+        return records
+
+    def _record(self, event: StoredEvent) -> Record:
+        """Make one record; whatever happens here, the next event gets its turn."""
+        if event.seq in self._too_large:
+            return dead_letter(event, self._router, DeadLetterReason.TOO_LARGE, keep_value=False)
+        try:
+            return normalize(event, self._router)
+        except Exception as error:  # noqa: BLE001 - one event's fault never stops the next
+            log.error("normalize_failed", seq=event.seq, error=type(error).__name__)
+            return dead_letter(event, self._router, DeadLetterReason.INTERNAL_ERROR)
+
+    async def _publish(self, batch: Sequence[StoredEvent], records: Sequence[Record]) -> None:
+        try:
+            await self._publisher.publish(records, batch[-1].seq)
+        except RecordTooLargeError as error:
+            event = batch[error.position]
+            if event.seq in self._too_large:
+                message = f"the broker does not even take a dead letter: {error}"
+                raise KafkaRefusedError(message) from error
+            self._too_large.add(event.seq)
+            log.warning("record_too_large", seq=event.seq, bytes=len(event.body))
+            raise
+
+    async def _settle(self, batch: Sequence[StoredEvent], records: Sequence[Record]) -> None:
+        """Write down how the batch ended, then count it."""
+        now = int(time.time() * 1000)
+        settlements = [
+            Settlement(seq=event.seq, outcome=record.outcome, reason=record.reason)
+            for event, record in zip(batch, records, strict=True)
+        ]
+        await self._journal.settle(settlements, now)
+        self._metrics.settled(Counter(record.outcome for record in records))
+        for event in batch:
+            self._metrics.end_to_end_seconds.observe((now - event.received_at) / 1000)
+            self._too_large.discard(event.seq)

@@ -1,0 +1,206 @@
+"""Opens a callback: signature, age, decryption, token, identity. Pure: no clock, no socket.
+
+The order is the protocol's: nothing of a body is believed before its signature or token is checked.
+Formulas: Feishu's "Receive events" page; SHA-256(timestamp + nonce + key + raw body) in lower-case
+hex, and AES-256-CBC under SHA-256(key) with the IV in front.
+"""
+
+import binascii
+import hashlib
+import hmac
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+
+from relay import exactjson
+from relay.errors import RejectedError, RejectReason
+from relay.events import Callback, Challenge, DeadLetterReason, RawCallback, Transport
+
+#: Milliseconds that a request's timestamp may lie ahead of our clock.
+CLOCK_SKEW = 5 * 60 * 1000
+_BLOCK = 16
+
+
+class EncryptKey:
+    """One encrypt key of an app: verifies signatures and decrypts bodies."""
+
+    __slots__ = ("_algorithm", "_text")
+
+    def __init__(self, text: str) -> None:
+        self._text = text.encode()
+        self._algorithm = algorithms.AES256(hashlib.sha256(self._text).digest())
+
+    def signed(self, raw: RawCallback) -> bool:
+        """Whether the request carries this key's signature, compared in constant time."""
+        digest = hashlib.sha256(_header(raw.timestamp + raw.nonce) + self._text)
+        digest.update(raw.body)
+        return hmac.compare_digest(digest.hexdigest().encode(), _header(raw.signature))
+
+    def decrypt(self, text: str) -> bytes:
+        """Decrypt base64(IV + ciphertext). Raises ValueError if it is not of this key."""
+        data = binascii.a2b_base64(text, strict_mode=True)
+        decryptor = Cipher(self._algorithm, modes.CBC(data[:_BLOCK])).decryptor()
+        padded = decryptor.update(data[_BLOCK:]) + decryptor.finalize()
+        pad = padded[-1] if padded else 0
+        if not 1 <= pad <= _BLOCK or padded[-pad:] != bytes([pad]) * pad:
+            message = "wrong padding"
+            raise ValueError(message)
+        return padded[:-pad]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Credentials:
+    """What an app's callbacks are checked against; the current key and token come first."""
+
+    keys: tuple[EncryptKey, ...]
+    tokens: tuple[bytes, ...]
+    #: Milliseconds: an older signed request could be a replay of one that is forgotten.
+    window: int
+
+
+def open(raw: RawCallback, credentials: Credentials) -> Callback | Challenge:
+    """Check a delivery and identify its event; raises RejectedError if it must not come in."""
+    if raw.transport is Transport.LONG_CONNECTION:
+        return _identify(raw, raw.body, _parse(raw.body))
+    outer = _parse(raw.body)
+    if not credentials.keys:
+        return _open_plain(raw, outer, credentials)
+    if isinstance(outer, dict) and isinstance(outer.get("encrypt"), str):
+        return _open_encrypted(raw, outer["encrypt"], credentials)
+    if _challenge(outer) and credentials.tokens:
+        return _answer(outer, credentials)
+    raise RejectedError(RejectReason.PLAIN_BODY, "the body is not encrypted, but a key is set")
+
+
+def _open_plain(raw: RawCallback, body: Any, credentials: Credentials) -> Callback | Challenge:
+    """Open a body of an app without a key: its token is all that vouches for it."""
+    if isinstance(body, dict) and "encrypt" in body:
+        raise RejectedError(RejectReason.NOT_DECRYPTABLE, "the body is encrypted, but no key is set")
+    if body == {}:
+        raise RejectedError(RejectReason.EMPTY, "the body is an empty object")
+    if not _known(_token(body), credentials):
+        raise RejectedError(RejectReason.TOKEN, "the verification token is missing or wrong")
+    return _answer(body, credentials) if _challenge(body) else _identify(raw, raw.body, body)
+
+
+def _open_encrypted(raw: RawCallback, text: str, credentials: Credentials) -> Callback | Challenge:
+    """Open an encrypted body: signed by one of the keys, or the unsigned URL verification."""
+    key = next((key for key in credentials.keys if key.signed(raw)), None)
+    if key is None:
+        return _answer_unsigned(text, credentials)
+    _check_age(raw, credentials.window)
+    try:
+        plain = key.decrypt(text)
+    except ValueError:
+        raise RejectedError(RejectReason.NOT_DECRYPTABLE, "the body does not decrypt") from None
+    body = _parse(plain)
+    if body == {}:
+        raise RejectedError(RejectReason.EMPTY, "the decrypted body is an empty object")
+    if _challenge(body):
+        return _answer(body, credentials)
+    token = _token(body)
+    if token and credentials.tokens and not _known(token, credentials):
+        raise RejectedError(RejectReason.TOKEN, "the verification token is wrong")
+    return _identify(raw, plain, body)
+
+
+def _answer_unsigned(text: str, credentials: Credentials) -> Challenge:
+    """Answer a URL verification, which Feishu does not sign; refuse everything else."""
+    for key in credentials.keys:
+        try:
+            body = exactjson.glance(key.decrypt(text))
+        except ValueError:
+            continue
+        if _challenge(body):
+            return _answer(body, credentials)
+    raise RejectedError(RejectReason.SIGNATURE, "the signature is missing or wrong")
+
+
+def _answer(body: dict[str, Any], credentials: Credentials) -> Challenge:
+    if credentials.tokens and not _known(_token(body), credentials):
+        raise RejectedError(RejectReason.TOKEN, "the verification token is missing or wrong")
+    return Challenge(value=body["challenge"])
+
+
+def _challenge(body: Any) -> bool:
+    return (
+        isinstance(body, dict)
+        and body.get("type") == "url_verification"
+        and isinstance(body.get("challenge"), str)
+    )
+
+
+def _check_age(raw: RawCallback, window: int) -> None:
+    """Refuse what is older than our memory of duplicates, or from the future."""
+    if not re.fullmatch(r"[0-9]{1,12}", raw.timestamp):
+        raise RejectedError(RejectReason.STALE, "the request's timestamp is not a number of seconds")
+    age = raw.received_at - int(raw.timestamp) * 1000
+    if not -CLOCK_SKEW <= age <= window:
+        raise RejectedError(RejectReason.STALE, "the request's timestamp is too old or ahead")
+
+
+def _token(body: Any) -> Any:
+    """Find the token where its schema has it: `header.token`, or at the top for 1.0."""
+    if not isinstance(body, dict):
+        return None
+    header = body.get("header")
+    return header.get("token") if isinstance(header, dict) else body.get("token")
+
+
+def _known(token: Any, credentials: Credentials) -> bool:
+    given = token.encode("utf-8", "surrogatepass") if isinstance(token, str) else b""
+    matches = [hmac.compare_digest(given, known) for known in credentials.tokens]
+    return any(matches)
+
+
+def _identify(raw: RawCallback, plain: bytes, body: Any) -> Callback:
+    event_id, event_type, dead_letter = identify(body)
+    return Callback(
+        app=raw.app,
+        transport=raw.transport,
+        received_at=raw.received_at,
+        event_id=event_id or hashlib.sha256(plain).hexdigest(),
+        event_type=event_type or "",
+        body=plain,
+        dead_letter=dead_letter,
+    )
+
+
+def identify(body: Any) -> tuple[str | None, str | None, DeadLetterReason | None]:
+    """Read event id and type of either schema, and the reason if no event can be made of it."""
+    if not isinstance(body, dict):
+        return None, None, DeadLetterReason.NOT_AN_OBJECT
+    event = body.get("event")
+    if "schema" in body or "uuid" not in body:
+        header = body.get("header")
+        source = header if isinstance(header, dict) else {}
+        event_id, event_type = text(source.get("event_id")), text(source.get("event_type"))
+    else:
+        event_id = text(body["uuid"])
+        event_type = text(event.get("type")) if isinstance(event, dict) else None
+    if event_id is None:
+        return None, event_type, DeadLetterReason.NO_EVENT_ID
+    if not isinstance(event, dict):
+        return event_id, event_type, DeadLetterReason.NOT_AN_OBJECT
+    return event_id, event_type, None if event_type else DeadLetterReason.NO_EVENT_TYPE
+
+
+def text(value: Any) -> str | None:
+    """Take a non-empty string that UTF-8 can carry."""
+    if not isinstance(value, str) or not value:
+        return None
+    return value if value.isascii() or not re.search("[\ud800-\udfff]", value) else None
+
+
+def _header(text: str) -> bytes:
+    """Give a header's bytes as they came (aiohttp decodes with surrogateescape)."""
+    return text.encode("utf-8", "surrogateescape")
+
+
+def _parse(data: bytes) -> Any:
+    try:
+        return exactjson.glance(data)
+    except ValueError:
+        raise RejectedError(RejectReason.NOT_JSON, "the body is not JSON") from None

@@ -1,0 +1,129 @@
+"""Every error that relay raises on purpose, in one tree.
+
+RelayError
+├── SettingsError            the configuration is wrong; all mistakes in one message
+├── RejectedError            a request is refused; carries the answer's status and reason
+├── JournalError             the journal file must not be used; the process ends
+│   ├── JournalLockedError       another process owns it
+│   ├── JournalForeignError      not a journal, or written by a newer version
+│   └── JournalDamagedError      a journal, but its pages are broken
+├── PublishError             Kafka did not take a batch; the batch stays in the journal
+│   ├── KafkaUnavailableError    transient: back off and try again for ever
+│   ├── KafkaRefusedError        permanent until an operator repairs it: hold, show, try slowly
+│   └── RecordTooLargeError      one record exceeds the broker's limit: dead-letter that one
+├── FencedError              another process took over this journal's identity; the process ends
+└── BrokerError              the embedded development broker cannot start
+"""
+
+from enum import StrEnum
+from http import HTTPStatus
+
+
+class RejectReason(StrEnum):
+    """Why a request was refused: metric label, log field and `error` code of the answer."""
+
+    SIGNATURE = "signature"
+    TOKEN = "token"  # noqa: S105 - a reason's name
+    PLAIN_BODY = "plain_body"
+    STALE = "stale"
+    NOT_JSON = "not_json"
+    NOT_DECRYPTABLE = "not_decryptable"
+    EMPTY = "empty"
+    TOO_LARGE = "too_large"
+    TIMEOUT = "timeout"
+    UNKNOWN_APP = "unknown_app"
+    UNKNOWN_PATH = "unknown_path"
+    METHOD = "method"
+    MALFORMED = "malformed"
+    JOURNAL_FULL = "journal_full"
+    JOURNAL_UNAVAILABLE = "journal_unavailable"
+    OVERLOADED = "overloaded"
+    DRAINING = "draining"
+
+
+STATUS = {
+    RejectReason.SIGNATURE: HTTPStatus.UNAUTHORIZED,
+    RejectReason.TOKEN: HTTPStatus.UNAUTHORIZED,
+    RejectReason.PLAIN_BODY: HTTPStatus.UNAUTHORIZED,
+    RejectReason.STALE: HTTPStatus.UNAUTHORIZED,
+    RejectReason.NOT_JSON: HTTPStatus.BAD_REQUEST,
+    RejectReason.NOT_DECRYPTABLE: HTTPStatus.BAD_REQUEST,
+    RejectReason.EMPTY: HTTPStatus.BAD_REQUEST,
+    RejectReason.TOO_LARGE: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    RejectReason.TIMEOUT: HTTPStatus.REQUEST_TIMEOUT,
+    RejectReason.UNKNOWN_APP: HTTPStatus.NOT_FOUND,
+    RejectReason.UNKNOWN_PATH: HTTPStatus.NOT_FOUND,
+    RejectReason.METHOD: HTTPStatus.METHOD_NOT_ALLOWED,
+    RejectReason.MALFORMED: HTTPStatus.BAD_REQUEST,
+    RejectReason.JOURNAL_FULL: HTTPStatus.SERVICE_UNAVAILABLE,
+    RejectReason.JOURNAL_UNAVAILABLE: HTTPStatus.SERVICE_UNAVAILABLE,
+    RejectReason.OVERLOADED: HTTPStatus.SERVICE_UNAVAILABLE,
+    RejectReason.DRAINING: HTTPStatus.SERVICE_UNAVAILABLE,
+}
+
+
+class RelayError(Exception):
+    """The root: everything below was foreseen and has a sentence for its reader."""
+
+
+class SettingsError(RelayError):
+    """The configuration is wrong; the message names every mistake, never a secret."""
+
+
+class RejectedError(RelayError):
+    """The request is refused and nothing of it is stored."""
+
+    def __init__(self, reason: RejectReason, detail: str) -> None:
+        super().__init__(detail)
+        self.reason = reason
+        self.detail = detail
+
+    @property
+    def status(self) -> int:
+        """The HTTP status of the answer."""
+        return STATUS[self.reason]
+
+
+class JournalError(RelayError):
+    """The journal file must not be used by this process."""
+
+
+class JournalLockedError(JournalError):
+    """Another process owns the journal."""
+
+
+class JournalForeignError(JournalError):
+    """The file is not a journal, or a newer version of relay has written it."""
+
+
+class JournalDamagedError(JournalError):
+    """The file is a journal, but its content cannot be trusted."""
+
+
+class PublishError(RelayError):
+    """Kafka did not take a batch, or did not say whether it did; the journal still holds it."""
+
+
+class KafkaUnavailableError(PublishError):
+    """Transient: the brokers are away, slow or electing; tried again for ever."""
+
+
+class KafkaRefusedError(PublishError):
+    """Permanent until repaired: missing rights, a missing topic, a wrong password."""
+
+
+class RecordTooLargeError(PublishError):
+    """The broker takes no record of this size."""
+
+    def __init__(self, position: int) -> None:
+        super().__init__(f"record {position} of the batch is larger than the broker allows")
+        #: Index of the record in the batch that was to be published.
+        self.position = position
+
+
+class FencedError(RelayError):
+    """Another process publishes under this journal's identity; this one must end."""
+
+
+class BrokerError(RelayError):
+    """The embedded development broker cannot start."""

@@ -1,0 +1,112 @@
+"""The types an event passes through, each trusted more than the one before.
+
+RawCallback (bytes from the network) → Callback (authentic, identified) → StoredEvent (on disk,
+numbered) → Record (what Kafka gets). Nothing downstream takes an earlier type.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Transport(StrEnum):
+    """How Feishu delivered an event."""
+
+    WEBHOOK = "webhook"
+    LONG_CONNECTION = "long_connection"
+
+
+class Outcome(StrEnum):
+    """What `pipeline.accept` decided, or how the dispatcher settled a stored event."""
+
+    ACCEPTED = "accepted"
+    DUPLICATE = "duplicate"
+    CHALLENGE = "challenge"
+    PUBLISHED = "published"
+    DEAD_LETTER = "dead_letter"
+
+
+class DeadLetterReason(StrEnum):
+    """Why no event could be made of an authentic callback (`relay_reason` on Kafka)."""
+
+    NOT_AN_OBJECT = "not_an_object"
+    NO_EVENT_ID = "no_event_id"
+    NO_EVENT_TYPE = "no_event_type"
+    TOO_LARGE = "too_large"
+    INTERNAL_ERROR = "internal_error"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RawCallback:
+    """One delivery as it came from the network: nothing in it has been checked."""
+
+    app: str
+    transport: Transport
+    body: bytes
+    #: Unix time in milliseconds at which relay had read the body.
+    received_at: int
+    timestamp: str = ""
+    nonce: str = ""
+    signature: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Challenge:
+    """Feishu's URL verification; the value must be echoed, nothing is stored."""
+
+    value: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Callback:
+    """An authentic delivery with the identity under which it is deduplicated."""
+
+    app: str
+    transport: Transport
+    received_at: int
+    #: The event id, or the body's SHA-256 in hex where there is none.
+    event_id: str
+    #: Empty when the body names no type.
+    event_type: str
+    #: The decrypted bytes, unchanged.
+    body: bytes
+    #: Set when no event can be made of the body.
+    dead_letter: DeadLetterReason | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredEvent:
+    """A callback after its commit: `seq` is its place in the journal's order."""
+
+    seq: int
+    app: str
+    transport: Transport
+    received_at: int
+    event_id: str
+    event_type: str
+    body: bytes
+    #: True when an operator asked for another publication of a settled event.
+    replayed: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """One Kafka record; the outcome says whether it is an event or a dead letter."""
+
+    outcome: Outcome
+    topic: str
+    key: bytes
+    value: bytes | None
+    headers: Sequence[tuple[str, bytes]]
+    #: Unix time in milliseconds: the event's `received_at`.
+    timestamp: int
+    reason: DeadLetterReason | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settlement:
+    """How one stored event ended."""
+
+    seq: int
+    outcome: Outcome
+    reason: DeadLetterReason | None = None

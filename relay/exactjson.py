@@ -1,0 +1,63 @@
+"""JSON that keeps integers of any size exact: orjson, and the standard library where it would not.
+
+orjson reads an integer beyond 64 bits as a float and refuses lone surrogates (`"\\ud800"`), both of
+which JSON allows. Only this module decides which of the two reads or writes a document.
+"""
+
+import json
+from typing import Any
+
+import orjson
+
+_DIGITS = bytes.maketrans(b"123456789", b"000000000")
+#: The shortest runs that orjson could read as a float: 2**64 has 20 digits, -2**63 has 19.
+_LONG_POSITIVE = b"0" * 20
+_LONG_NEGATIVE = b"-" + b"0" * 19
+
+
+def loads(data: bytes) -> Any:
+    """Parse a JSON document. Raises ValueError for anything that is not JSON in UTF-8."""
+    digits = data.translate(_DIGITS)
+    if _LONG_POSITIVE in digits or _LONG_NEGATIVE in digits:
+        return _loads_exact(data)
+    return glance(data)
+
+
+def glance(data: bytes) -> Any:
+    """Parse as `loads` does, except that integers beyond 64 bits may come as floats."""
+    try:
+        return orjson.loads(data)
+    except orjson.JSONDecodeError:
+        if b"\\u" not in data:
+            raise
+    return _loads_exact(data)
+
+
+def _loads_exact(data: bytes) -> Any:
+    try:
+        return json.loads(data.decode(), parse_constant=_refuse_constant)
+    except RecursionError as error:
+        message = "nested too deeply"
+        raise ValueError(message) from error
+
+
+def dumps(value: Any) -> bytes:
+    """Write a document that `loads` has read: compact, UTF-8, integers exact."""
+    try:
+        return orjson.dumps(value)
+    except TypeError:
+        return _dumps_exact(value)
+
+
+def _dumps_exact(value: Any) -> bytes:
+    """Write integers beyond 64 bits as they are, and lone surrogates as escapes."""
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        return json.dumps(value, separators=(",", ":"), allow_nan=False).encode()
+
+
+def _refuse_constant(name: str) -> Any:
+    message = f"{name} is not JSON"
+    raise ValueError(message)

@@ -1,0 +1,231 @@
+"""The journal: what an answer of 200 rests on. A SQLite file with one writer and one order.
+
+It never resolves an add before its commit has been fsynced, and it never reads Kafka or settings.
+"""
+
+import asyncio
+import sqlite3
+import uuid
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, suppress
+from itertools import groupby
+from pathlib import Path
+from typing import Any, TypeVar
+
+from relay import journalfile
+from relay.errors import RejectedError, RejectReason
+from relay.events import Callback, Outcome, Settlement, StoredEvent, Transport
+from relay.journalwriter import Add, Call, Commit, Writer
+from relay.metrics import Metrics
+
+T = TypeVar("T")
+
+#: Bytes of bodies that may wait for a commit; past it new ones get 503.
+MAX_WAITING_BYTES = 64 * 2**20
+
+_COLUMNS = "seq, app, transport, received_at, event_id, event_type, body, replayed"
+_PENDING = (
+    f"SELECT {_COLUMNS} FROM events WHERE outcome IS NULL ORDER BY seq LIMIT ?"  # noqa: S608 - constants
+)
+_SETTLE = (
+    "UPDATE events SET outcome = ?, reason = ?, settled_at = ?"
+    " WHERE seq BETWEEN ? AND ? AND outcome IS NULL"
+)
+
+
+class Journal:
+    """The journal of one process; its coroutines belong to the event loop that opened it."""
+
+    def __init__(
+        self, path: Path, metrics: Metrics, *, max_bytes: int, max_waiting: int, window: float
+    ) -> None:
+        self._path = path
+        self._metrics = metrics
+        self._max_waiting = max_waiting
+        self._waiting = self._waiting_bytes = 0
+        self._writable, self._full = True, False
+        self._loop = asyncio.get_running_loop()
+        #: Set whenever there is something new to dispatch.
+        self.arrived = asyncio.Event()
+        self._lock = journalfile.lock(path)
+        try:
+            journalfile.prepare(path)
+            with closing(journalfile.connect(path)) as connection:
+                self.id, trusted_seq = journalfile.begin(connection)
+                #: The last seq that an offset read from Kafka may settle; None once it was heard.
+                self.trusted_seq: int | None = trusted_seq
+                self._counted_seq = journalfile.last_seq(connection)
+                self._count_backlog(connection)
+            self._reader = journalfile.connect(path)
+            self._writer = Writer(path, self._deliver, max_bytes=max_bytes, window=window)
+        except BaseException:
+            self._lock.close()
+            raise
+        self._reader_thread = ThreadPoolExecutor(1, "journal-reader")
+        self._writer.start()
+
+    async def close(self) -> None:
+        """Finish what is waiting, stop the threads and give the file free."""
+        await self._loop.run_in_executor(None, self._writer.stop)
+        self._reader_thread.shutdown()
+        self._reader.close()
+        self._lock.close()
+
+    async def add(self, callback: Callback) -> Outcome:
+        """Store an event; returns after the fsync: ACCEPTED, DUPLICATE or DEAD_LETTER.
+
+        Raises RejectedError (503) if the journal is full, overloaded or cannot write.
+        """
+        if self._full:
+            raise RejectedError(RejectReason.JOURNAL_FULL, "the journal has reached its size limit")
+        if self._waiting >= self._max_waiting or self._waiting_bytes >= MAX_WAITING_BYTES:
+            raise RejectedError(RejectReason.OVERLOADED, "too many requests wait for the journal")
+        self._waiting += 1
+        self._waiting_bytes += len(callback.body)
+        future: asyncio.Future[Outcome] = self._loop.create_future()
+        self._writer.put(Add(callback, future))
+        return await future
+
+    async def settle(self, settlements: Sequence[Settlement], settled_at: int) -> None:
+        """Mark pending events as ended, durably. `settled_at` is Unix time in milliseconds."""
+        await self._call(lambda connection: _settle(connection, settlements, settled_at))
+
+    async def trust_own(self) -> None:
+        """Note that Kafka's word on this journal has been heard: all its numbers are its own."""
+        await self._call(lambda c: c.execute("UPDATE journal SET trusted_seq = NULL"))
+        self.trusted_seq = None
+
+    async def renew_id(self) -> None:
+        """Become another journal to Kafka."""
+        renewed = str(uuid.uuid4())
+        await self._call(lambda c: c.execute("UPDATE journal SET id = ?", (renewed,)))
+        self.id = renewed
+
+    async def probe(self) -> bool:
+        """Whether the journal takes events; after a failure this tries a commit."""
+        if not self._writable:
+            with suppress(RejectedError):
+                await self._call(lambda c: c.execute("UPDATE journal SET id = id"))
+        return self._writable and not self._full
+
+    async def pending(self, limit: int, max_bytes: int) -> list[StoredEvent]:
+        """Read the next pending events, in order; at least one, if there is any."""
+
+        def read(connection: sqlite3.Connection) -> list[StoredEvent]:
+            events, size = [], 0
+            for row in connection.execute(_PENDING, (limit,)):
+                events.append(stored_event(row))
+                size += len(events[-1].body)
+                if size >= max_bytes:
+                    break
+            return events
+
+        events = await self._read(read)
+        self._count_replays(events)
+        return events
+
+    async def oldest_pending(self) -> int | None:
+        """Give `received_at` of the oldest pending event, Unix time in milliseconds."""
+        sql = "SELECT received_at FROM events WHERE outcome IS NULL ORDER BY seq LIMIT 1"
+        row = await self._read(lambda c: c.execute(sql).fetchone())
+        return int(row[0]) if row else None
+
+    def size(self) -> int:
+        """Bytes on disk, the write-ahead log included."""
+        files = (self._path, self._path.with_name(self._path.name + "-wal"))
+        return sum(file.stat().st_size for file in files if file.exists())
+
+    async def _call(self, work: Callable[[sqlite3.Connection], Any]) -> None:
+        future: asyncio.Future[Any] = self._loop.create_future()
+        self._writer.put(Call(work, future))
+        await future
+
+    async def _read(self, query: Callable[[sqlite3.Connection], T]) -> T:
+        return await self._loop.run_in_executor(self._reader_thread, query, self._reader)
+
+    def _deliver(self, commit: Commit) -> None:
+        """Bring a commit from the writer's thread into the loop (none is left at its end)."""
+        with suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._resolve, commit)
+
+    def _resolve(self, commit: Commit) -> None:
+        """Tell the waiters; what the account counts changes in this one step."""
+        self._full = commit.full
+        if not (commit.adds or commit.calls):
+            return
+        self._waiting -= len(commit.adds)
+        self._waiting_bytes -= sum(len(add.callback.body) for add in commit.adds)
+        if commit.failure:
+            self._writable = False
+            error = RejectedError(commit.failure, "the journal cannot be written")
+            for job in (*commit.adds, *commit.calls):
+                _finish(job.token, error=error)
+            return
+        self._writable = True
+        self._metrics.commit_seconds.observe(commit.seconds)
+        self._count(commit)
+        for add, outcome in zip(commit.adds, commit.outcomes, strict=True):
+            _finish(add.token, outcome)
+        for call in commit.calls:
+            _finish(call.token)
+
+    def _count_backlog(self, connection: sqlite3.Connection) -> None:
+        """Count what an earlier process has left as received, so that the account balances."""
+        sql = "SELECT app, transport, count(*) FROM events WHERE outcome IS NULL GROUP BY 1, 2"
+        for app, transport, count in connection.execute(sql):
+            self._metrics.received(app, Transport(transport), count)
+            self.arrived.set()
+
+    def _count_replays(self, events: Sequence[StoredEvent]) -> None:
+        """Count, once, the rows that `relay events replay` has put in since the start."""
+        for event in events:
+            if event.replayed and event.seq > self._counted_seq:
+                self._counted_seq = event.seq
+                self._metrics.received(event.app, event.transport)
+
+    def _count(self, commit: Commit) -> None:
+        counts = Counter(
+            (add.callback.app, add.callback.transport, outcome is Outcome.DUPLICATE)
+            for add, outcome in zip(commit.adds, commit.outcomes, strict=True)
+        )
+        for (app, transport, duplicate), count in counts.items():
+            if duplicate:
+                self._metrics.repeated(app, transport, count)
+            else:
+                self._metrics.received(app, transport, count)
+                self.arrived.set()
+
+
+def stored_event(row: tuple[Any, ...]) -> StoredEvent:
+    """Make a StoredEvent of a row of the columns of `_COLUMNS`."""
+    seq, app, transport, received_at, event_id, event_type, body, replayed = row
+    return StoredEvent(
+        seq=seq,
+        app=app,
+        transport=Transport(transport),
+        received_at=received_at,
+        event_id=event_id,
+        event_type=event_type,
+        body=body,
+        replayed=bool(replayed),
+    )
+
+
+def _finish(future: asyncio.Future[Any], value: Any = None, error: Exception | None = None) -> None:
+    if future.done():
+        return
+    if error:
+        future.set_exception(error)
+    else:
+        future.set_result(value)
+
+
+def _settle(
+    connection: sqlite3.Connection, settlements: Sequence[Settlement], settled_at: int
+) -> None:
+    """Settle each run of events with the same ending in one statement."""
+    for ending, run in groupby(settlements, key=lambda one: (one.outcome, one.reason)):
+        seqs = [one.seq for one in run]
+        connection.execute(_SETTLE, (*ending, settled_at, seqs[0], seqs[-1]))

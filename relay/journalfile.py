@@ -1,0 +1,181 @@
+"""The journal's file: made once and whole, checked before it is used, owned by one process.
+
+A file that is not a sound journal of this version is refused and not touched.
+"""
+
+import fcntl
+import os
+import sqlite3
+import time
+import uuid
+from collections.abc import Callable
+from contextlib import closing, suppress
+from importlib import resources
+from pathlib import Path
+from typing import TextIO, TypeVar
+
+from relay.errors import (
+    JournalDamagedError,
+    JournalError,
+    JournalForeignError,
+    JournalLockedError,
+)
+
+T = TypeVar("T")
+
+#: "rely" in ASCII, in the header of every journal.
+APPLICATION_ID = 0x72656C79
+SCHEMA_VERSION = 1
+#: Seconds that the start may spend on looking for damage.
+CHECK_BUDGET = 0.3
+#: Seconds that a writer waits for another one (`relay events replay`).
+BUSY_TIMEOUT = 5
+
+
+def lock(path: Path) -> TextIO:
+    """Own the journal for as long as the returned file stays open."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.with_name(path.name + ".lock").open("a")
+    except OSError as error:
+        message = f"{path}: cannot be used: {error.strerror}"
+        raise JournalError(message) from error
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        file.close()
+        message = f"{path}: another relay process owns this journal; give each its own path"
+        raise JournalLockedError(message) from None
+    return file
+
+
+def prepare(path: Path) -> None:
+    """Make the journal if there is none; refuse a file that is not a sound one."""
+    if not path.exists():
+        _create(path)
+    check_header(path)
+    _check_pages(path)
+
+
+def connect(path: Path, *, readonly: bool = False) -> sqlite3.Connection:
+    """Open a connection that any one thread may use, with explicit transactions."""
+    mode = "ro" if readonly else "rw"
+    try:
+        connection = sqlite3.connect(
+            f"{path.absolute().as_uri()}?mode={mode}",
+            uri=True,
+            isolation_level=None,
+            check_same_thread=False,
+            timeout=BUSY_TIMEOUT,
+        )
+    except sqlite3.Error as error:
+        message = f"{path}: cannot be opened: {error}"
+        raise JournalError(message) from error
+    connection.execute("PRAGMA synchronous = FULL")
+    # A checkpoint would hold up a commit; journal.py runs them beside it.
+    connection.execute("PRAGMA wal_autocheckpoint = 0")
+    # Several rows in one statement need a statement journal: not as a file for each commit.
+    connection.execute("PRAGMA temp_store = MEMORY")
+    return connection
+
+
+def _create(path: Path) -> None:
+    """Build the file beside its place and move it there: a crash leaves none or a whole one."""
+    draft = path.with_name(path.name + ".new")
+    draft.unlink(missing_ok=True)
+    try:
+        with closing(sqlite3.connect(draft, isolation_level=None)) as connection:
+            connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+            connection.executescript(resources.files("relay").joinpath("schema.sql").read_text())
+            connection.execute("INSERT INTO journal (id) VALUES (?)", (str(uuid.uuid4()),))
+            connection.execute("PRAGMA journal_mode = WAL")
+        draft.replace(path)
+        _sync_directory(path.parent)
+    except (OSError, sqlite3.Error) as error:
+        with suppress(OSError):
+            draft.unlink(missing_ok=True)
+        message = f"{path}: cannot be created: {error}"
+        raise JournalError(message) from error
+
+
+def _sync_directory(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def check_header(path: Path) -> None:
+    """Read the first page's header without SQLite, which could write beside a foreign file."""
+    try:
+        with path.open("rb") as file:
+            header = file.read(100)
+    except OSError as error:
+        message = f"{path}: cannot be read: {error.strerror}"
+        raise JournalError(message) from error
+    application_id = int.from_bytes(header[68:72], "big")
+    if header[:16] != b"SQLite format 3\0" or application_id != APPLICATION_ID:
+        message = f"{path}: is not a relay journal; name another path, or move this file away"
+        raise JournalForeignError(message)
+    version = int.from_bytes(header[60:64], "big")
+    if version > SCHEMA_VERSION:
+        message = (
+            f"{path}: has schema version {version}, this relay knows up to {SCHEMA_VERSION}; "
+            "run the newer relay that wrote it"
+        )
+        raise JournalForeignError(message)
+
+
+def _check_pages(path: Path) -> None:
+    """Look for damaged pages within a budget of time; a large journal is checked in part."""
+    deadline = time.monotonic() + CHECK_BUDGET
+    with closing(connect(path)) as connection:
+        connection.set_progress_handler(lambda: time.monotonic() > deadline, 10_000)
+        try:
+            found = [row[0] for row in connection.execute("PRAGMA quick_check(1)")]
+        except sqlite3.OperationalError as error:
+            found = ["ok"] if str(error) == "interrupted" else [str(error)]
+        except sqlite3.DatabaseError as error:
+            found = [str(error)]
+    if found != ["ok"]:
+        message = (
+            f"{path}: is damaged ({found[0]}); nothing was changed. Move it away to start empty, "
+            "and take its events out with `sqlite3 FILE .recover`"
+        )
+        raise JournalDamagedError(message)
+
+
+def transaction(connection: sqlite3.Connection, work: Callable[[], T]) -> T:
+    """Run `work` in one durable transaction."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        result = work()
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+    return result
+
+
+def begin(connection: sqlite3.Connection) -> tuple[str, int]:
+    """Give the journal's id and up to which seq an offset read from Kafka can speak of this file.
+
+    The latter is kept, durably, until Kafka has been heard: `trusted_seq` in schema.sql.
+    """
+
+    def work() -> tuple[str, int]:
+        connection.execute(
+            "UPDATE journal SET trusted_seq = ? WHERE trusted_seq IS NULL", (last_seq(connection),)
+        )
+        row = connection.execute("SELECT id, trusted_seq FROM journal").fetchone()
+        return str(row[0]), int(row[1])
+
+    return transaction(connection, work)
+
+
+def last_seq(connection: sqlite3.Connection) -> int:
+    """Give the highest seq that was ever used, whether its row is still there or not."""
+    row = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'events'").fetchone()
+    return int(row[0]) if row else 0

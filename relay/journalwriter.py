@@ -1,0 +1,244 @@
+"""The journal's writer: the one thread that changes the file, many waiters to one commit.
+
+It knows no event loop: jobs come in by a queue, and each commit is handed to `deliver`.
+"""
+
+import sqlite3
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from threading import Event, Thread
+from typing import Any
+
+import structlog
+
+from relay import journalfile
+from relay.errors import RejectReason
+from relay.events import Callback, Outcome
+from relay.logs import Changes
+
+#: Rows that one step of the clean-up deletes, so that an ack waits for a moment at most.
+TIDY_ROWS = 32
+#: Seconds between two looks for something to clean up; also the longest time without a step.
+TIDY_INTERVAL = 1.0
+#: WAL pages after which the writer finishes a checkpoint itself, so that the WAL starts over.
+WAL_PAGES = 16_384
+#: Seconds between two checkpoints beside the writer.
+CHECKPOINT_INTERVAL = 1.0
+
+_INSERT = (
+    "INSERT INTO events (app, event_id, event_type, transport, received_at, body)"
+    " VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"
+)
+#: Dead letters whose only copy is the journal's stay until an operator decides.
+_TIDY = (
+    "DELETE FROM events WHERE seq IN (SELECT seq FROM events"
+    " WHERE seq < (SELECT coalesce(min(seq), 9e18) FROM events WHERE outcome IS NULL)"
+    " AND settled_at < ? AND coalesce(reason, '') NOT IN ('too_large', 'internal_error')"
+    " ORDER BY seq LIMIT ?)"
+)
+#: What a full journal needs of a settled event is its id alone.
+_STRIP = (
+    "UPDATE events SET body = x'' WHERE seq IN (SELECT seq FROM events WHERE seq > ?"
+    " AND outcome IN ('published', 'duplicate') ORDER BY seq LIMIT ?) RETURNING seq"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Add:
+    """Store a callback; `token` is whatever the sender recognizes the answer by."""
+
+    callback: Callback
+    token: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """Other work in the same transaction; it must not commit and must not wait."""
+
+    work: Callable[[sqlite3.Connection], Any]
+    token: Any
+
+
+Job = Add | Call
+
+
+@dataclass(slots=True)
+class Commit:
+    """What became of the jobs of one transaction; with a failure, none of them happened."""
+
+    adds: list[Add]
+    calls: list[Call]
+    outcomes: list[Outcome] = field(default_factory=list)
+    results: list[Any] = field(default_factory=list)
+    failure: RejectReason | None = None
+    #: Whether the journal is now at its size limit.
+    full: bool = False
+    seconds: float = 0.0
+
+
+class Writer:
+    """Owns the writing connection, from `start` to `stop`."""
+
+    def __init__(
+        self,
+        path: Path,
+        deliver: Callable[[Commit], None],
+        *,
+        max_bytes: int,
+        window: float,
+    ) -> None:
+        self._path = path
+        self._deliver = deliver
+        self._max_bytes = max_bytes
+        self._window = int(window * 1000)
+        self._jobs: SimpleQueue[Job | None] = SimpleQueue()
+        self._connection = journalfile.connect(path)
+        self._stopping = Event()
+        self._wal_is_long = Event()
+        self._tidied_at = time.monotonic()
+        self._untidy = False
+        self._stripped_seq = 0
+        self._full = False
+        self._log = Changes(structlog.get_logger(), "journal_writable")
+        self._threads = [
+            Thread(target=self._run, name="journal-writer", daemon=True),
+            Thread(target=self._checkpoints, name="journal-checkpoint", daemon=True),
+        ]
+
+    def start(self) -> None:
+        """Begin to take jobs."""
+        for thread in self._threads:
+            thread.start()
+
+    def put(self, job: Job) -> None:
+        """Queue a job; its place in the queue is its place in the journal's order."""
+        self._jobs.put(job)
+
+    def stop(self) -> None:
+        """Do what is queued, then end. Blocks."""
+        self._jobs.put(None)
+        self._stopping.set()
+        for thread in self._threads:
+            thread.join()
+        self._connection.close()
+
+    def _run(self) -> None:
+        while (jobs := self._take()) is not None:
+            if jobs:
+                self._deliver(self._commit(jobs))
+            self._keep_house()
+
+    def _take(self) -> list[Job] | None:
+        """Wait for work and take all of it; an empty list is a moment to clean up."""
+        try:
+            job = self._jobs.get(timeout=0 if self._untidy else TIDY_INTERVAL)
+        except Empty:
+            return []
+        jobs: list[Job] = []
+        while job is not None:
+            jobs.append(job)
+            try:
+                job = self._jobs.get_nowait()
+            except Empty:
+                return jobs
+        self._jobs.put(None)
+        return jobs or None
+
+    def _commit(self, jobs: Sequence[Job]) -> Commit:
+        """Do the jobs in one transaction, fsynced; any failure undoes all of them."""
+        commit = Commit(
+            adds=[job for job in jobs if isinstance(job, Add)],
+            calls=[job for job in jobs if isinstance(job, Call)],
+        )
+        started = time.perf_counter()
+        try:
+            journalfile.transaction(self._connection, lambda: self._write(commit))
+            self._log.working()
+        except Exception as error:  # the thread must outlive any fault of one batch
+            commit.failure = RejectReason.JOURNAL_UNAVAILABLE
+            self._log.failing("journal_not_writable", str(error))
+        commit.seconds = time.perf_counter() - started
+        commit.full = self._full
+        return commit
+
+    def _write(self, commit: Commit) -> None:
+        commit.outcomes = self._insert([add.callback for add in commit.adds])
+        commit.results = [call.work(self._connection) for call in commit.calls]
+        self._full = self._used_bytes() >= self._max_bytes
+
+    def _insert(self, callbacks: list[Callback]) -> list[Outcome]:
+        """Store the callbacks that are new; those that are not are DUPLICATE."""
+        if not callbacks:
+            return []
+        last = self._connection.execute("SELECT max(seq) FROM events").fetchone()[0] or 0
+        rows = [
+            (c.app, c.event_id, c.event_type, c.transport, c.received_at, c.body) for c in callbacks
+        ]
+        stored = self._connection.executemany(_INSERT, rows).rowcount
+        if stored == len(rows):
+            return [_first_outcome(callback) for callback in callbacks]
+        sql = "SELECT app, event_id FROM events WHERE seq > ?"
+        new = set(self._connection.execute(sql, (last,)))
+        outcomes = []
+        for callback in callbacks:
+            key = (callback.app, callback.event_id)
+            outcomes.append(_first_outcome(callback) if key in new else Outcome.DUPLICATE)
+            new.discard(key)
+        return outcomes
+
+    def _used_bytes(self) -> int:
+        """Bytes in use: pages that a deletion has freed will be filled again."""
+        page = self._connection.execute("PRAGMA page_size").fetchone()[0]
+        pages = self._connection.execute("PRAGMA page_count").fetchone()[0]
+        free = self._connection.execute("PRAGMA freelist_count").fetchone()[0]
+        return int(page * (pages - free))
+
+    def _keep_house(self) -> None:
+        """Do one small step of what no ack may wait for: when idle, or when it is long overdue."""
+        try:
+            if self._wal_is_long.is_set():
+                self._wal_is_long.clear()
+                self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+            overdue = time.monotonic() > self._tidied_at + TIDY_INTERVAL
+            if overdue or (self._untidy and self._jobs.empty()):
+                self._tidied_at = time.monotonic()
+                self._untidy = False
+                self._untidy = self._tidy()
+        except sqlite3.Error as error:
+            self._log.failing("journal_not_writable", str(error))
+
+    def _tidy(self) -> bool:
+        """Delete a few events that are older than the window; short of space, bodies too.
+
+        Returns whether there may be more of them.
+        """
+        before = int(time.time() * 1000) - self._window
+        freed = self._connection.execute(_TIDY, (before, TIDY_ROWS)).rowcount
+        if not freed and self._full:
+            row = self._connection.execute(_STRIP, (self._stripped_seq, TIDY_ROWS)).fetchall()
+            freed = len(row)
+            self._stripped_seq = max((seq for (seq,) in row), default=self._stripped_seq)
+        if self._full and freed:
+            self._full = self._used_bytes() >= self._max_bytes
+            self._deliver(Commit(adds=[], calls=[], full=self._full))
+        return freed > 0
+
+    def _checkpoints(self) -> None:
+        """Move committed pages from the WAL into the file, beside the writer."""
+        connection = journalfile.connect(self._path)
+        while not self._stopping.wait(CHECKPOINT_INTERVAL):
+            try:
+                row = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+            except sqlite3.Error as error:
+                self._log.failing("journal_checkpoint_failed", str(error))
+                continue
+            if row[1] > WAL_PAGES:
+                self._wal_is_long.set()
+        connection.close()
+
+
+def _first_outcome(callback: Callback) -> Outcome:
+    return Outcome.DEAD_LETTER if callback.dead_letter else Outcome.ACCEPTED

@@ -1,0 +1,134 @@
+"""How relay talks to Kafka at all: connection options, topics, and errors in relay's own terms."""
+
+import ssl
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+from aiokafka import errors
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+
+from relay.errors import FencedError, KafkaRefusedError, KafkaUnavailableError, RelayError
+from relay.settings import Kafka
+
+#: Errors that time does not heal: an operator must.
+_REFUSED = (
+    errors.TopicAuthorizationFailedError,
+    errors.GroupAuthorizationFailedError,
+    errors.ClusterAuthorizationFailedError,
+    errors.TransactionalIdAuthorizationFailed,
+    errors.SaslAuthenticationFailed,
+    errors.AuthenticationFailedError,
+    errors.UnsupportedSaslMechanismError,
+    errors.UnsupportedVersionError,
+    errors.IncompatibleBrokerVersion,
+    errors.InvalidReplicationFactorError,
+    errors.PolicyViolationError,
+)
+_FENCED = (errors.ProducerFenced, errors.InvalidProducerEpoch)
+
+
+def client_options(settings: Kafka) -> dict[str, Any]:
+    """Give the keyword arguments with which every aiokafka client is made."""
+    options: dict[str, Any] = {
+        "bootstrap_servers": settings.bootstrap_servers,
+        "security_protocol": settings.security_protocol,
+        "client_id": "relay",
+    }
+    if settings.security_protocol.startswith("SASL"):
+        options |= {
+            "sasl_mechanism": settings.sasl_mechanism,
+            "sasl_plain_username": settings.sasl_username,
+            "sasl_plain_password": settings.sasl_password.get_secret_value(),
+        }
+    if settings.security_protocol.endswith("SSL"):
+        context = ssl.create_default_context(cafile=settings.ca_file)
+        if settings.cert_file and settings.key_file:
+            context.load_cert_chain(settings.cert_file, settings.key_file)
+        options["ssl_context"] = context
+    return options
+
+
+@asynccontextmanager
+async def translated() -> AsyncIterator[None]:
+    """Turn what aiokafka raises into relay's errors."""
+    try:
+        yield
+    except RelayError:
+        raise
+    except _FENCED as error:
+        message = "another process publishes under this journal's id; only one may"
+        raise FencedError(message) from error
+    except _REFUSED as error:
+        message = f"Kafka refuses: {describe(error)}"
+        raise KafkaRefusedError(message) from error
+    except (errors.KafkaError, errors.IllegalOperation, OSError, AssertionError) as error:
+        message = f"Kafka is not available: {describe(error)}"
+        raise KafkaUnavailableError(message) from error
+
+
+def describe(error: BaseException) -> str:
+    """Say what an error is in one line; many of aiokafka's and asyncio's carry no text."""
+    text = " ".join(str(error).split())
+    name = type(error).__name__
+    return text if name in text else f"{name}: {text}" if text else name
+
+
+@asynccontextmanager
+async def admin_client(settings: Kafka) -> AsyncIterator[AIOKafkaAdminClient]:
+    """Connect an admin client for a while."""
+    client = AIOKafkaAdminClient(
+        **client_options(settings), request_timeout_ms=int(settings.timeout * 1000)
+    )
+    try:
+        await client.start()
+        yield client
+    finally:
+        with suppress(Exception):
+            await client.close()
+
+
+async def ensure_topics(
+    admin: AIOKafkaAdminClient, settings: Kafka, topics: Iterable[str], journal_topic: str
+) -> None:
+    """Create what is missing if that is allowed; raises KafkaRefusedError that names the rest."""
+    wanted = {topic: settings.partitions for topic in topics} | {journal_topic: 1}
+    present = set(await admin.list_topics())
+    missing = sorted(set(wanted) - present)
+    if not missing:
+        return
+    if not settings.create_topics:
+        raise KafkaRefusedError(_missing(missing, "kafka.create_topics is off"))
+    try:
+        factor = await _replication_factor(admin, settings)
+        answer = await admin.create_topics(
+            [NewTopic(name, wanted[name], factor) for name in missing]
+        )
+    except (errors.IncompatibleBrokerVersion, AttributeError):
+        # librdkafka's mock cluster has no controller, which aiokafka meets with AttributeError; it
+        # makes each topic that is asked for.
+        await admin.describe_topics(missing)
+        return
+    for name, code, *_ in answer.topic_errors:
+        error = errors.for_code(code)
+        if error not in {errors.NoError, errors.TopicAlreadyExistsError}:
+            raise KafkaRefusedError(_missing([name], f"creating it failed: {error.__name__}"))
+
+
+async def _replication_factor(admin: AIOKafkaAdminClient, settings: Kafka) -> int:
+    """Give the factor that is set, or the broker's default (aiokafka's requests need a number)."""
+    if settings.replication_factor > 0:
+        return settings.replication_factor
+    cluster = await admin.describe_cluster()
+    broker = ConfigResource(ConfigResourceType.BROKER, str(cluster["brokers"][0]["node_id"]))
+    for response in await admin.describe_configs([broker]):
+        for _, _, _, _, entries in response.resources:
+            for name, value, *_ in entries:
+                if name == "default.replication.factor":
+                    return int(value)
+    raise KafkaRefusedError("the broker's default replication factor cannot be read; set it")
+
+
+def _missing(topics: list[str], why: str) -> str:
+    return f"missing in Kafka: {', '.join(topics)} ({why})"

@@ -1,0 +1,153 @@
+"""Every metric, declared once. Reads nothing: the flow reports to it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    disable_created_metrics,
+    generate_latest,
+)
+
+from relay.errors import RejectReason
+from relay.events import Outcome, Transport
+
+#: Seconds; from one commit on a fast disk to Feishu's limit of 3 s.
+ACK_BUCKETS = (0.001, 0.002, 0.003, 0.005, 0.008, 0.015, 0.03, 0.06, 0.1, 0.25, 0.5, 1, 3)
+#: Seconds; from one transaction to an outage of a day.
+FLOW_BUCKETS = (0.01, 0.02, 0.03, 0.05, 0.1, 0.25, 0.5, 1, 3, 10, 60, 600, 3600, 86400)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Account:
+    """The promise in numbers: received = published + duplicate + dead_letter + pending."""
+
+    received: int
+    published: int
+    duplicate: int
+    dead_letter: int
+    pending: int
+
+
+@dataclass(slots=True)
+class _Totals:
+    received: int = 0
+    pending: int = 0
+    settled: dict[Outcome, int] = field(
+        default_factory=lambda: dict.fromkeys(
+            (Outcome.PUBLISHED, Outcome.DUPLICATE, Outcome.DEAD_LETTER), 0
+        )
+    )
+
+
+class Metrics:
+    """The counters of one process; `received`, `settled` and `pending` move together."""
+
+    def __init__(self) -> None:
+        disable_created_metrics()
+        self.registry = registry = CollectorRegistry()
+        self._totals = _Totals()
+        self._received = Counter(
+            "relay_received",
+            "Events accepted or recognized as repeats, and the backlog found at start.",
+            ["app", "transport"],
+            registry=registry,
+        )
+        self._rejected = Counter(
+            "relay_rejected",
+            "Requests refused; nothing of them is stored.",
+            ["app", "reason"],
+            registry=registry,
+        )
+        self._settled = Counter(
+            "relay_settled",
+            "Events that came to their end, by how.",
+            ["outcome"],
+            registry=registry,
+        )
+        for outcome in self._totals.settled:
+            self._settled.labels(outcome)
+        self._pending = Gauge(
+            "relay_pending_events",
+            "Events on disk that Kafka does not have yet.",
+            registry=registry,
+        )
+        self.oldest_pending_seconds = Gauge(
+            "relay_oldest_pending_seconds",
+            "Age of the oldest event that Kafka does not have yet; 0 when there is none.",
+            registry=registry,
+        )
+        self.accept_seconds = Histogram(
+            "relay_accept_seconds",
+            "From a request's body read to its answer.",
+            buckets=ACK_BUCKETS,
+            registry=registry,
+        )
+        self.commit_seconds = Histogram(
+            "relay_commit_seconds",
+            "One commit of the journal, fsync included.",
+            buckets=ACK_BUCKETS,
+            registry=registry,
+        )
+        self.publish_seconds = Histogram(
+            "relay_publish_seconds",
+            "One batch into Kafka, its transaction's commit included.",
+            buckets=FLOW_BUCKETS,
+            registry=registry,
+        )
+        self.end_to_end_seconds = Histogram(
+            "relay_end_to_end_seconds",
+            "From an event's arrival to its commit in Kafka.",
+            buckets=FLOW_BUCKETS,
+            registry=registry,
+        )
+        self.journal_bytes = Gauge(
+            "relay_journal_bytes", "Bytes on disk of the journal's files.", registry=registry
+        )
+        self.kafka_up = Gauge(
+            "relay_kafka_up", "1 while the publisher is connected, else 0.", registry=registry
+        )
+
+    def received(self, app: str, transport: Transport, count: int = 1) -> None:
+        """Count events that are now pending."""
+        self._totals.received += count
+        self._totals.pending += count
+        self._received.labels(app, transport).inc(count)
+        self._pending.inc(count)
+
+    def repeated(self, app: str, transport: Transport, count: int = 1) -> None:
+        """Count deliveries that never became a row: received and settled in one."""
+        self._totals.received += count
+        self._totals.settled[Outcome.DUPLICATE] += count
+        self._received.labels(app, transport).inc(count)
+        self._settled.labels(Outcome.DUPLICATE).inc(count)
+
+    def settled(self, counts: Mapping[Outcome, int]) -> None:
+        """Count pending events that have come to their end."""
+        for outcome, count in counts.items():
+            self._totals.settled[outcome] += count
+            self._totals.pending -= count
+            self._settled.labels(outcome).inc(count)
+            self._pending.dec(count)
+
+    def rejected(self, app: str, reason: RejectReason) -> None:
+        """Count a refused request."""
+        self._rejected.labels(app, reason).inc()
+
+    def account(self) -> Account:
+        """Give the totals at this moment; they always balance."""
+        settled = self._totals.settled
+        return Account(
+            received=self._totals.received,
+            published=settled[Outcome.PUBLISHED],
+            duplicate=settled[Outcome.DUPLICATE],
+            dead_letter=settled[Outcome.DEAD_LETTER],
+            pending=self._totals.pending,
+        )
+
+    def exposition(self) -> bytes:
+        """Render all metrics in Prometheus' text format."""
+        return generate_latest(self.registry)

@@ -1,0 +1,249 @@
+"""Turns a stored event into the record that consumers read: a table of rules, field by field.
+
+Pure and total: no clock, no socket, and whatever the body holds, a record comes out of it. The
+rules in words are docs/contract.md; Feishu's field names are of its helpdesk event pages.
+"""
+
+import re
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any, NamedTuple
+from urllib.parse import quote
+
+from relay import envelope, exactjson
+from relay.events import DeadLetterReason, Outcome, Record, StoredEvent
+from relay.rules import (
+    Findings,
+    Table,
+    Unexpected,
+    apply_table,
+    array,
+    duration,
+    enum,
+    fields,
+    identifier,
+    instant,
+    integer,
+    record,
+    rfc3339,
+    to_instant,
+)
+
+STATUS = {
+    1: "created",
+    2: "processing",
+    3: "queueing",
+    4: "pending",
+    5: "waiting_for_user",
+    50: "closed_by_bot",
+    51: "closed_by_agent",
+    52: "closed_by_user",
+}
+SERVED_BY = {1: "bot", 2: "human"}
+SENDER = {1: "bot", 2: "guest", 3: "agent"}
+SCORE = {0: "none", 1: "unsatisfied", 2: "average", 3: "satisfied"}
+SOLVE = {0: "none", 1: "not_solved", 2: "solved"}
+CHANNEL = {2: "qr_code", 9: "open_api", 13: "search", 14: "share"}
+
+COMMENT = fields("id user_id", identifier) | fields("created_at", instant)
+CUSTOMIZED_FIELD = fields("id", identifier) | fields("position", integer)
+TICKET = {
+    **fields("ticket_id helpdesk_id chat_id", identifier),
+    **fields("status", enum(STATUS)),
+    **fields("ticket_type stage", enum(SERVED_BY)),
+    **fields("score", enum(SCORE)),
+    **fields("solve", enum(SOLVE)),
+    **fields("channel", enum(CHANNEL, "other")),
+    **fields("created_at updated_at closed_at", instant),
+    **fields("agent_entry_time agent_first_response_time agent_last_response_time", instant),
+    **fields("agent_service_duration", duration(60)),
+    **fields("agent_first_response_duration bot_service_duration", duration(1)),
+    **fields("agent_resolution_time actual_processing_time", duration(1)),
+    **fields("dissatisfaction_reason agents collaborators", array()),
+    **fields("comments", array(COMMENT)),
+    **fields("customized_fields", array(CUSTOMIZED_FIELD)),
+}
+MESSAGE = {
+    **fields("ticket_message_id message_id chat_id event_id", identifier),
+    **fields("sender_type", enum(SENDER)),
+    **fields("position", integer),
+    **fields("ticket", record(TICKET)),
+    **fields("content", record(fields("image_keys", array()))),
+}
+TICKET_UPDATE = fields("object old_object", record(TICKET))
+NOTIFICATION = fields("notification_id helpdesk_id", identifier)
+
+
+class EventType(NamedTuple):
+    """What relay knows about one event type."""
+
+    topic: str
+    fields: Table
+    #: Where the ticket id stands, from `event`.
+    ticket: tuple[str, ...] = ()
+    #: Where the record's key stands when it is not the ticket id.
+    key: tuple[str, ...] = ()
+
+
+EVENT_TYPES = {
+    "helpdesk.ticket_message.created_v1": EventType(
+        "helpdesk.ticket_message", MESSAGE, ticket=("ticket", "ticket_id")
+    ),
+    "helpdesk.ticket.created_v1": EventType("helpdesk.ticket", TICKET, ticket=("ticket_id",)),
+    "helpdesk.ticket.updated_v1": EventType(
+        "helpdesk.ticket", TICKET_UPDATE, ticket=("object", "ticket_id")
+    ),
+    "helpdesk.notification.approve_v1": EventType(
+        "helpdesk.notification", NOTIFICATION, key=("notification_id",)
+    ),
+}
+OTHER = "other"
+DEAD_LETTER = "dead_letter"
+_TICKET_PATHS = tuple(known.ticket for known in EVENT_TYPES.values() if known.ticket)
+
+
+class Router:
+    """Names the topic of each record: the defaults, what an operator changed, and the prefix."""
+
+    def __init__(self, prefix: str, changes: Mapping[str, str]) -> None:
+        names = {event_type: known.topic for event_type, known in EVENT_TYPES.items()}
+        names |= {OTHER: OTHER, DEAD_LETTER: DEAD_LETTER} | dict(changes)
+        self._topics = {event_type: prefix + topic for event_type, topic in names.items()}
+
+    @property
+    def topics(self) -> list[str]:
+        """Every topic that a record may go to."""
+        return sorted(set(self._topics.values()))
+
+    def topic(self, event_type: str) -> str:
+        """Give the topic of an event type."""
+        return self._topics.get(event_type) or self._topics[OTHER]
+
+    @property
+    def dead_letter(self) -> str:
+        """The topic of dead letters."""
+        return self._topics[DEAD_LETTER]
+
+
+def normalize(stored: StoredEvent, router: Router) -> Record:
+    """Make the record of a stored event: an event, or a dead letter if none can be made."""
+    body = exactjson.loads(stored.body)
+    _, event_type, reason = envelope.identify(body)
+    if reason or not event_type:
+        return dead_letter(stored, router, reason or DeadLetterReason.NO_EVENT_TYPE)
+    return _event_record(stored, router, body, event_type)
+
+
+def _event_record(
+    stored: StoredEvent, router: Router, body: dict[str, Any], event_type: str
+) -> Record:
+    event, known = body["event"], EVENT_TYPES.get(event_type)
+    header = body["header"] if isinstance(body.get("header"), dict) else event
+    app_id, tenant_key = envelope.text(header.get("app_id")), envelope.text(header.get("tenant_key"))
+    created_at, received_at = _created_at(body), rfc3339(stored.received_at)
+    ticket_id = _first_id(event, (known.ticket,) if known else _TICKET_PATHS)
+    key = (_first_id(event, (known.key,)) if known and known.key else ticket_id) or stored.event_id
+    findings: Findings = {}
+    value = {
+        "event": {
+            "id": stored.event_id,
+            "type": event_type,
+            "created_at": created_at,
+            "received_at": received_at,
+            "app_id": app_id,
+            "tenant_key": tenant_key,
+            "transport": stored.transport,
+        },
+        "ticket_id": ticket_id,
+        "data": apply_table(known.fields, event, findings) if known else event,
+    }
+    if findings:
+        value["unexpected"] = findings
+    schema = event_type if known else OTHER
+    headers = [
+        ("content-type", b"application/json"),
+        ("ce_specversion", b"1.0"),
+        ("ce_id", stored.event_id.encode()),
+        ("ce_type", f"com.feishu.{event_type}".encode()),
+        ("ce_source", _source(tenant_key, app_id)),
+        ("ce_partitionkey", key.encode()),
+        ("ce_recordedtime", received_at.encode()),
+        ("ce_dataschema", f"urn:feishu-relay:{schema}:1".encode()),
+    ]
+    if ticket_id:
+        headers.append(("ce_subject", ticket_id.encode()))
+    if created_at:
+        headers.append(("ce_time", created_at.encode()))
+    if stored.replayed:
+        headers.append(("relay_replayed", b"1"))
+    return Record(
+        outcome=Outcome.PUBLISHED,
+        topic=router.topic(event_type),
+        key=key.encode(),
+        value=exactjson.dumps(value),
+        headers=headers,
+        timestamp=stored.received_at,
+    )
+
+
+def dead_letter(
+    stored: StoredEvent, router: Router, reason: DeadLetterReason, *, keep_value: bool = True
+) -> Record:
+    """Make the record that says why no event could be made, with the bytes as Feishu sent them."""
+    headers = [
+        ("relay_reason", reason.encode()),
+        ("relay_detail", _DETAILS[reason].encode()),
+        ("relay_app", stored.app.encode()),
+        ("relay_transport", stored.transport.encode()),
+        ("relay_received_at", rfc3339(stored.received_at).encode()),
+    ]
+    if not keep_value:
+        headers.append(("relay_size", str(len(stored.body)).encode()))
+    return Record(
+        outcome=Outcome.DEAD_LETTER,
+        topic=router.dead_letter,
+        key=stored.event_id.encode(),
+        value=stored.body if keep_value else None,
+        headers=headers,
+        timestamp=stored.received_at,
+        reason=reason,
+    )
+
+
+_DETAILS = {
+    DeadLetterReason.NOT_AN_OBJECT: "the body, or its `event`, is not a JSON object",
+    DeadLetterReason.NO_EVENT_ID: "the body has no event id",
+    DeadLetterReason.NO_EVENT_TYPE: "the body has no event type",
+    DeadLetterReason.TOO_LARGE: "the record is larger than the broker takes; relay's journal has it",
+    DeadLetterReason.INTERNAL_ERROR: "relay failed to normalize the body; relay's journal has it",
+}
+
+
+def _created_at(body: dict[str, Any]) -> str | None:
+    """Read `header.create_time` (2.0), or `ts`, seconds with a fraction (1.0)."""
+    try:
+        if isinstance(header := body.get("header"), dict):
+            return to_instant(header.get("create_time"))
+    except Unexpected:
+        return None
+    match = re.fullmatch(r"([0-9]{1,11})(?:\.([0-9]{1,15}))?", str(body.get("ts")))
+    if not match:
+        return None
+    return rfc3339(int(match[1]) * 1000 + int(((match[2] or "") + "000")[:3]))
+
+
+def _first_id(event: dict[str, Any], paths: tuple[tuple[str, ...], ...]) -> str | None:
+    """Give the first id that stands at one of the paths, as text."""
+    for path in paths:
+        value: Any = event
+        for name in path:
+            value = value.get(name) if isinstance(value, dict) else None
+        if text := envelope.text(str(value) if type(value) is int else value):
+            return text
+    return None
+
+
+@lru_cache(maxsize=256)
+def _source(tenant_key: str | None, app_id: str | None) -> bytes:
+    """Give CloudEvents' source, a URI reference."""
+    return f"/feishu/{quote(tenant_key or '', safe='')}/{quote(app_id or '', safe='')}".encode()

@@ -1,0 +1,37 @@
+"""What happens to every delivery, whichever way it came: check it, store it, say so."""
+
+from collections.abc import Mapping
+
+from relay import envelope
+from relay.errors import RejectedError, RejectReason
+from relay.events import Challenge, Outcome, RawCallback
+from relay.journal import Journal
+from relay.settings import App
+
+
+class Pipeline:
+    """The ack path; both transports call `accept`."""
+
+    def __init__(self, apps: Mapping[str, App], journal: Journal, window: float) -> None:
+        self._journal = journal
+        self._credentials = {
+            name: envelope.Credentials(
+                keys=tuple(envelope.EncryptKey(key) for key in app.encrypt_keys),
+                tokens=tuple(token.encode() for token in app.verification_tokens),
+                window=int(window * 1000),
+            )
+            for name, app in apps.items()
+        }
+
+    async def accept(self, raw: RawCallback) -> Outcome | Challenge:
+        """Take a delivery: its outcome once it is on disk, or the challenge to echo.
+
+        Raises RejectedError if it must not or cannot be taken.
+        """
+        credentials = self._credentials.get(raw.app)
+        if credentials is None:
+            raise RejectedError(RejectReason.UNKNOWN_APP, "no app of this name is configured")
+        callback = envelope.open(raw, credentials)
+        if isinstance(callback, Challenge):
+            return callback
+        return await self._journal.add(callback)

@@ -1,0 +1,180 @@
+"""Brings batches of records into Kafka: exactly once by transactions, or at least once.
+
+It never decides what to publish, and after any failure it is opened anew: no guess survives.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import suppress
+from functools import lru_cache
+from typing import Any, Protocol
+
+from aiokafka import AIOKafkaProducer, TopicPartition
+from aiokafka.errors import MessageSizeTooLargeError, RecordListTooLargeError
+from aiokafka.partitioner import DefaultPartitioner
+
+from relay import kafka
+from relay.errors import KafkaUnavailableError, RecordTooLargeError
+from relay.events import Record
+from relay.settings import Kafka
+
+#: Bytes of one produce batch; a larger record travels alone, so that it can be refused alone.
+BATCH_BYTES = 256 * 1024
+#: Records that are packed before answers get their turn.
+PACK_SLICE = 64
+#: Seconds to wait for a producer that is thrown away.
+DISCARD_TIMEOUT = 5
+
+
+class Publisher(Protocol):
+    """What the dispatcher needs; after an error it calls `close`, then `open`."""
+
+    async def open(self, journal_id: str) -> int | None:
+        """Connect; give the offset that says how far this journal is settled, if there is one."""
+
+    async def publish(self, records: Sequence[Record], last_seq: int) -> None:
+        """Publish all records, in order per key; `last_seq` is the journal's place after them."""
+
+    async def close(self) -> None:
+        """Let go of the connection, whatever state it is in."""
+
+
+class _Session:
+    """A producer and what both publishers do with it."""
+
+    def __init__(self, settings: Kafka, topics: Sequence[str]) -> None:
+        self._settings = settings
+        self._topics = topics
+        self._journal_topic = f"{settings.topic_prefix}relay_journal"
+        self._batch_bytes = BATCH_BYTES
+        self._producer: AIOKafkaProducer | None = None
+
+    async def _start(self, transactional_id: str | None) -> AIOKafkaProducer:
+        """Make sure of the topics and connect a producer; with an id this fences its earlier one."""
+        async with kafka.admin_client(self._settings) as admin:
+            await kafka.ensure_topics(admin, self._settings, self._topics, self._journal_topic)
+        self._producer = AIOKafkaProducer(
+            **kafka.client_options(self._settings),
+            acks="all",
+            enable_idempotence=True,
+            transactional_id=transactional_id,
+            max_batch_size=self._batch_bytes,
+            request_timeout_ms=int(self._settings.timeout * 1000),
+        )
+        await self._producer.start()
+        return self._producer
+
+    async def _send(self, producer: AIOKafkaProducer, records: Sequence[Record]) -> None:
+        """Send all records and wait for the brokers' word on each."""
+        batches: dict[tuple[str, int], tuple[Any, list[int]]] = {}
+        sent: list[tuple[asyncio.Future[Any], list[int]]] = []
+        for position, record in enumerate(records):
+            target = (record.topic, await _partition(producer, record))
+            batch, positions = batches.get(target) or (producer.create_batch(), [])
+            if not _append(batch, record):
+                sent.append((await producer.send_batch(batch, target[0], partition=target[1]), positions))
+                batch, positions = producer.create_batch(), []
+                _append(batch, record)
+            positions.append(position)
+            batches[target] = batch, positions
+            if position % PACK_SLICE == PACK_SLICE - 1:
+                await asyncio.sleep(0)
+        for (topic, partition), (batch, positions) in batches.items():
+            sent.append((await producer.send_batch(batch, topic, partition=partition), positions))
+        await self._delivered(sent)
+
+    async def _delivered(self, sent: Sequence[tuple[asyncio.Future[Any], list[int]]]) -> None:
+        """Wait for every batch; raise what went wrong with the first that did."""
+        results = await asyncio.gather(*(future for future, _ in sent), return_exceptions=True)
+        for result, (_, positions) in zip(results, sent, strict=True):
+            if isinstance(result, MessageSizeTooLargeError | RecordListTooLargeError):
+                self._too_large(positions)
+            if isinstance(result, BaseException):
+                raise result
+
+    def _too_large(self, positions: Sequence[int]) -> None:
+        if len(positions) == 1:
+            raise RecordTooLargeError(positions[0])
+        self._batch_bytes = max(1, self._batch_bytes // 4)
+        message = f"the broker takes no batch of {len(positions)} records; trying smaller ones"
+        raise KafkaUnavailableError(message)
+
+    async def close(self) -> None:
+        """Throw the producer away. `stop` would wait for brokers that may never answer."""
+        producer, self._producer = self._producer, None
+        if producer is None:
+            return
+        with suppress(Exception):
+            async with asyncio.timeout(DISCARD_TIMEOUT):
+                producer._closed = True  # noqa: SLF001 - what `stop` does, without its flush
+                await producer.client.close()
+                await producer._sender.close()  # noqa: SLF001
+
+
+class ExactlyOncePublisher(_Session):
+    """A transaction a batch: the records, and in the same commit how far the journal is settled."""
+
+    async def open(self, journal_id: str) -> int | None:
+        """Fence and finish what an earlier process left, then read back how far it came.
+
+        The order matters: the offset is final only after the producer has its new epoch.
+        """
+        self._group = f"relay-{journal_id}"
+        async with kafka.translated(), asyncio.timeout(self._settings.timeout):
+            await self._start(self._group)
+            async with kafka.admin_client(self._settings) as admin:
+                place = TopicPartition(self._journal_topic, 0)
+                offsets = await admin.list_consumer_group_offsets(self._group, partitions=[place])
+        if place not in offsets:
+            # aiokafka drops the group's error code: an answer without our partition is a failure.
+            message = "Kafka is not available: the group's coordinator did not answer"
+            raise KafkaUnavailableError(message)
+        offset = offsets[place].offset
+        return None if offset < 0 else int(offset)
+
+    async def publish(self, records: Sequence[Record], last_seq: int) -> None:
+        """Commit the records and `last_seq` + 1 as one; on any error nothing is known."""
+        producer = self._producer
+        assert producer is not None
+        place = TopicPartition(self._journal_topic, 0)
+        async with kafka.translated(), asyncio.timeout(self._settings.timeout):
+            await producer.begin_transaction()
+            await self._send(producer, records)
+            await producer.send_offsets_to_transaction({place: last_seq + 1}, self._group)
+            await producer.commit_transaction()
+
+
+class AtLeastOncePublisher(_Session):
+    """No transactions: less latency, and a repeat after a crash between Kafka and the journal."""
+
+    async def open(self, journal_id: str) -> None:
+        """Connect; Kafka knows nothing of how far the journal came."""
+        del journal_id
+        async with kafka.translated(), asyncio.timeout(self._settings.timeout):
+            await self._start(None)
+
+    async def publish(self, records: Sequence[Record], last_seq: int) -> None:
+        """Publish the records; they are on all in-sync replicas when this returns."""
+        del last_seq
+        assert self._producer is not None
+        async with kafka.translated(), asyncio.timeout(self._settings.timeout):
+            await self._send(self._producer, records)
+
+
+def _append(batch: Any, record: Record) -> bool:
+    appended = batch.append(
+        timestamp=record.timestamp, key=record.key, value=record.value, headers=record.headers
+    )
+    return appended is not None
+
+
+async def _partition(producer: AIOKafkaProducer, record: Record) -> int:
+    """Choose the partition that Java's default partitioner would: consumers rely on it."""
+    count = len(await producer.partitions_for(record.topic))
+    return _hashed(record.key, count)
+
+
+@lru_cache(maxsize=16_384)
+def _hashed(key: bytes, count: int) -> int:
+    partitions = list(range(count))
+    return int(DefaultPartitioner()(key, partitions, partitions))

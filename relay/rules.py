@@ -1,0 +1,226 @@
+"""The kinds of rules a field can have: id, integer, enum, instant, duration, list, object.
+
+A rule makes a value uniform or refuses it with Unexpected; it never guesses and never fails.
+"""
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+Json = dict[str, Any]
+#: JSON pointer (relative to `event`) → the value that did not fit.
+Findings = dict[str, Any]
+
+_INTEGER = re.compile(r"-?[0-9]{1,4000}")
+_NUMBER = re.compile(r"-?[0-9]{1,15}(\.[0-9]{1,15})?")
+#: Digits of a positive instant → how many of its units make a second (contract: instant).
+_UNITS = {digits: 1 for digits in range(1, 12)}
+_UNITS |= {digits: 1_000 for digits in range(12, 15)}
+_UNITS |= {digits: 1_000_000 for digits in range(15, 18)}
+
+
+class Unexpected(Exception):  # noqa: N818 - a finding about a value, never an error of ours
+    """A value that its rule cannot take."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rule:
+    """How one named field becomes uniform."""
+
+    #: Writes the field's value into the result; raises Unexpected if it cannot.
+    apply: Callable[[Json, Any, Findings, str], None]
+    #: What stands in the result for a value that `apply` refuses.
+    fallback: Json
+    #: A name of ours beside or instead of the field's own.
+    derived: str | None = None
+
+
+Table = Mapping[str, Rule]
+#: Makes the rule for a field of that name.
+Kind = Callable[[str], Rule]
+
+
+def fields(names: str, kind: Kind) -> dict[str, Rule]:
+    """Give each of the space-separated fields a rule of one kind."""
+    return {name: kind(name) for name in names.split()}
+
+
+def apply_table(table: Table, source: Json, findings: Findings, pointer: str = "") -> Json:
+    """Give the object with uniform fields; a field without a rule is unchanged."""
+    result: Json = {}
+    for name, value in source.items():
+        rule = table.get(name)
+        if rule is None:
+            result.setdefault(name, value)
+            continue
+        try:
+            rule.apply(result, value, findings, pointer)
+        except Unexpected:
+            findings[f"{pointer}/{name}"] = value
+            result.update(rule.fallback)
+        if rule.derived in source:
+            findings[f"{pointer}/{rule.derived}"] = source[rule.derived]
+    return result
+
+
+def to_integer(value: Any) -> int | None:
+    """Read a JSON integer, or one in a decimal string; raises Unexpected for all else."""
+    if type(value) is int or value is None:
+        return value
+    if type(value) is str and _INTEGER.fullmatch(value):
+        return int(value)
+    raise Unexpected
+
+
+def to_instant(value: Any) -> str | None:
+    """Read an instant in seconds, milli- or microseconds as RFC 3339; zero and below is None."""
+    number = to_integer(value)
+    if number is None or number <= 0:
+        return None
+    units = _UNITS.get(len(str(number))) if number < 10**17 else None
+    if units is None:
+        raise Unexpected
+    return rfc3339(number * 1000 // units)
+
+
+def rfc3339(milliseconds: int) -> str:
+    """Write a Unix time in milliseconds as RFC 3339 UTC: `2020-12-23T12:19:49.000Z`."""
+    minutes, rest = divmod(milliseconds, 60_000)
+    return f"{_minute(minutes)}:{rest // 1000:02}.{rest % 1000:03}Z"
+
+
+@lru_cache(maxsize=4096)
+def _minute(minutes: int) -> str:
+    """Write minutes since 1970 to the minute (Hinnant's civil_from_days: any year fits)."""
+    days, minutes = divmod(minutes, 1440)
+    era, day_of_era = divmod(days + 719468, 146097)
+    year_of_era = (
+        day_of_era - day_of_era // 1460 + day_of_era // 36524 - day_of_era // 146096
+    ) // 365
+    day_of_year = day_of_era - (365 * year_of_era + year_of_era // 4 - year_of_era // 100)
+    shifted = (5 * day_of_year + 2) // 153
+    month = shifted + 3 if shifted < 10 else shifted - 9
+    year = year_of_era + era * 400 + (month <= 2)
+    day = day_of_year - (153 * shifted + 2) // 5 + 1
+    return f"{year:04}-{month:02}-{day:02}T{minutes // 60:02}:{minutes % 60:02}"
+
+
+def identifier(name: str) -> Rule:
+    """Make a rule: a string; a JSON integer becomes its exact decimal text."""
+
+    def apply(result: Json, value: Any, _: Findings, __: str) -> None:
+        if type(value) is str or value is None:
+            result[name] = value
+        elif type(value) is int:
+            result[name] = str(value)
+        else:
+            raise Unexpected
+
+    return Rule(apply=apply, fallback={name: None})
+
+
+def integer(name: str) -> Rule:
+    """Make a rule: an integer."""
+
+    def apply(result: Json, value: Any, _: Findings, __: str) -> None:
+        result[name] = to_integer(value)
+
+    return Rule(apply=apply, fallback={name: None})
+
+
+def instant(name: str) -> Rule:
+    """Make a rule: RFC 3339 UTC with milliseconds."""
+
+    def apply(result: Json, value: Any, _: Findings, __: str) -> None:
+        result[name] = to_instant(value)
+
+    return Rule(apply=apply, fallback={name: None})
+
+
+def enum(names: Mapping[int, str], unknown: str = "unknown") -> Kind:
+    """Make a kind: the code's name, and the code beside it as `<field>_code`."""
+
+    def kind(name: str) -> Rule:
+        derived = f"{name}_code"
+
+        def apply(result: Json, value: Any, _: Findings, __: str) -> None:
+            code = to_integer(value)
+            result[name] = None if code is None else names.get(code, unknown)
+            result[derived] = code
+
+        return Rule(apply=apply, fallback={name: "unknown", derived: None}, derived=derived)
+
+    return kind
+
+
+def duration(factor: int) -> Kind:
+    """Make a kind: `<field>_seconds`, the value times `factor`."""
+
+    def kind(name: str) -> Rule:
+        derived = f"{name}_seconds"
+
+        def apply(result: Json, value: Any, _: Findings, __: str) -> None:
+            result[derived] = _to_seconds(value, factor)
+
+        return Rule(apply=apply, fallback={derived: None}, derived=derived)
+
+    return kind
+
+
+def _to_seconds(value: Any, factor: int) -> float | None:
+    if value is None:
+        return None
+    if type(value) is str and _NUMBER.fullmatch(value):
+        value = float(value) if "." in value else int(value)
+    if type(value) is int:
+        return value * factor
+    if type(value) is float and math.isfinite(value * factor):
+        return value * factor
+    raise Unexpected
+
+
+def array(items: Table | None = None) -> Kind:
+    """Make a kind: always an array; one object becomes a list of one, null an empty one."""
+
+    def kind(name: str) -> Rule:
+        def apply(result: Json, value: Any, findings: Findings, pointer: str) -> None:
+            elements = _to_list(value)
+            if items:
+                elements = [
+                    apply_table(items, element, findings, f"{pointer}/{name}/{index}")
+                    if isinstance(element, dict)
+                    else element
+                    for index, element in enumerate(elements)
+                ]
+            result[name] = elements
+
+        return Rule(apply=apply, fallback={name: []})
+
+    return kind
+
+
+def _to_list(value: Any) -> list[Any]:
+    if isinstance(value, list):
+        return value
+    if value is None:
+        return []
+    if isinstance(value, dict):
+        return [value]
+    raise Unexpected
+
+
+def record(table: Table) -> Kind:
+    """Make a kind: an object with rules of its own; what is no object is unchanged."""
+
+    def kind(name: str) -> Rule:
+        def apply(result: Json, value: Any, findings: Findings, pointer: str) -> None:
+            if isinstance(value, dict):
+                value = apply_table(table, value, findings, f"{pointer}/{name}")
+            result[name] = value
+
+        return Rule(apply=apply, fallback={name: None})
+
+    return kind

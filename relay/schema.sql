@@ -1,0 +1,42 @@
+-- The journal: every accepted event, from its arrival until the dedupe window has passed.
+-- WAL and application_id are set in journalfile.py, before this runs.
+
+PRAGMA user_version = 1;
+
+-- One row: who this journal is to Kafka.
+CREATE TABLE journal (
+    -- UUID, made with the file. A replica is its journal: transactional id and group are made of it.
+    id TEXT NOT NULL,
+    -- The last seq that an offset read from Kafka may settle; NULL once it has been read.
+    -- Rows beyond it were accepted by processes that have not yet heard from Kafka (volume restored
+    -- from a snapshot: the same numbers may have meant other events before).
+    trusted_seq INTEGER
+) STRICT;
+
+CREATE TABLE events (
+    -- The order of arrival, which is the order of publication. Never used twice.
+    seq INTEGER PRIMARY KEY AUTOINCREMENT,
+    app TEXT NOT NULL,
+    -- header.event_id (schema 2.0), uuid (1.0), or the body's SHA-256 where there is neither.
+    event_id TEXT NOT NULL,
+    -- Empty when the body names none.
+    event_type TEXT NOT NULL,
+    transport TEXT NOT NULL,
+    -- Unix time in milliseconds.
+    received_at INTEGER NOT NULL,
+    -- 1 after `relay events replay`: the record says so in a header.
+    replayed INTEGER NOT NULL DEFAULT 0,
+    -- NULL while pending, then published, duplicate or dead_letter.
+    outcome TEXT,
+    -- Why it is a dead letter. Rows with too_large or internal_error stay until an operator decides.
+    reason TEXT,
+    -- Unix time in milliseconds.
+    settled_at INTEGER,
+    -- The decrypted bytes, as Feishu sent them.
+    body BLOB NOT NULL,
+    -- Seen and stored are one commit.
+    UNIQUE (app, event_id)
+) STRICT;
+
+-- What the dispatcher reads; it holds pending rows only, so it stays small.
+CREATE INDEX events_pending ON events (seq) WHERE outcome IS NULL;

@@ -1,0 +1,141 @@
+"""Feishu's webhook over HTTP: reads a request within bounds, hands it on, answers.
+
+Nothing here looks into a body. Feishu gives 3 seconds in all and counts only a status of 200.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from http import HTTPStatus
+
+import orjson
+from aiohttp import hdrs, web
+
+from relay.errors import RejectedError, RejectReason
+from relay.events import Challenge, Outcome, RawCallback, Transport
+from relay.metrics import Metrics
+from relay.settings import Webhook
+
+#: Where the app named `default` is called; `/webhook/event/{name}` is any app.
+PATH = "/webhook/event"
+DEFAULT_APP = "default"
+#: Seconds that a connection may be without a request, or take to send a request's head.
+IDLE_TIMEOUT = 75
+#: Seconds after which Feishu, or a proxy before us, may come again.
+RETRY_AFTER = "5"
+#: Seconds that a stop waits for requests which are being answered.
+SHUTDOWN_TIMEOUT = 5
+
+_JSON = {hdrs.CONTENT_TYPE: "application/json", hdrs.SERVER: "relay"}
+_SUCCESS = b'{"msg":"success"}'
+
+Accept = Callable[[RawCallback], Awaitable[Outcome | Challenge]]
+
+
+class WebhookServer:
+    """The listener for Feishu, from `start` to `stop`."""
+
+    def __init__(self, settings: Webhook, accept: Accept, metrics: Metrics) -> None:
+        self._settings = settings
+        self._accept = accept
+        self._metrics = metrics
+        # Feishu signs the bytes on the wire, so a compressed body is not unpacked.
+        server = web.Server(
+            self._answer, access_log=None, keepalive_timeout=IDLE_TIMEOUT, auto_decompress=False
+        )
+        self._runner = web.ServerRunner(server, shutdown_timeout=SHUTDOWN_TIMEOUT)
+        self._draining = False
+
+    async def start(self) -> int:
+        """Listen; give the port, which the system chooses where the settings say 0."""
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, self._settings.host, self._settings.port, backlog=1024)
+        await site.start()
+        return int(self._runner.addresses[0][1])
+
+    async def stop(self) -> None:
+        """Close the listener, then answer what is under way."""
+        self._draining = True
+        await self._runner.cleanup()
+
+    async def _answer(self, request: web.BaseRequest) -> web.Response:
+        app = _app(request.path)
+        started = time.perf_counter()
+        try:
+            outcome = await self._receive(request, app)
+        except RejectedError as error:
+            known = app is not None and error.reason is not RejectReason.UNKNOWN_APP
+            self._metrics.rejected(app if known and app else "", error.reason)
+            return _refusal(error)
+        self._metrics.accept_seconds.observe(time.perf_counter() - started)
+        if isinstance(outcome, Challenge):
+            return web.Response(body=orjson.dumps({"challenge": outcome.value}), headers=_JSON)
+        return web.Response(body=_SUCCESS, headers=_JSON)
+
+    async def _receive(self, request: web.BaseRequest, app: str | None) -> Outcome | Challenge:
+        if app is None:
+            raise RejectedError(RejectReason.UNKNOWN_PATH, "there is nothing at this path")
+        if request.method != hdrs.METH_POST:
+            raise RejectedError(RejectReason.METHOD, "only POST is answered here")
+        if self._draining:
+            raise RejectedError(RejectReason.DRAINING, "this replica is stopping")
+        body = await self._read(request)
+        headers = request.headers
+        return await self._accept(
+            RawCallback(
+                app=app,
+                transport=Transport.WEBHOOK,
+                body=body,
+                received_at=int(time.time() * 1000),
+                timestamp=headers.get("X-Lark-Request-Timestamp", ""),
+                nonce=headers.get("X-Lark-Request-Nonce", ""),
+                signature=headers.get("X-Lark-Signature", ""),
+            )
+        )
+
+    async def _read(self, request: web.BaseRequest) -> bytes:
+        """Read the body within its bounds of size and time; what is whole already costs nothing."""
+        content = request.content
+        if content.is_eof():
+            body = content.read_nowait()
+            self._check_size(len(body))
+            return body
+        if request.headers.get(hdrs.EXPECT, "").lower() == "100-continue" and request.transport:
+            request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        chunks, size = [], 0
+        try:
+            async with asyncio.timeout(self._settings.read_timeout):
+                while chunk := await content.readany():
+                    chunks.append(chunk)
+                    size += len(chunk)
+                    self._check_size(size)
+        except TimeoutError:
+            raise RejectedError(RejectReason.TIMEOUT, "the body did not come in time") from None
+        except (web.RequestPayloadError, ConnectionError) as error:
+            raise RejectedError(RejectReason.MALFORMED, "the body broke off") from error
+        return b"".join(chunks)
+
+    def _check_size(self, size: int) -> None:
+        if size > self._settings.max_body_bytes:
+            detail = f"the body has more than {self._settings.max_body_bytes} bytes"
+            raise RejectedError(RejectReason.TOO_LARGE, detail)
+
+
+def _app(path: str) -> str | None:
+    """Name the app that a path means."""
+    if path == PATH:
+        return DEFAULT_APP
+    name = path.removeprefix(PATH + "/")
+    return name if name != path and name and "/" not in name else None
+
+
+def _refusal(error: RejectedError) -> web.Response:
+    body = orjson.dumps({"error": error.reason, "detail": error.detail})
+    response = web.Response(status=error.status, body=body, headers=_JSON)
+    if error.status == HTTPStatus.SERVICE_UNAVAILABLE:
+        response.headers[hdrs.RETRY_AFTER] = RETRY_AFTER
+    if error.reason is RejectReason.METHOD:
+        response.headers[hdrs.ALLOW] = hdrs.METH_POST
+    if error.reason in {RejectReason.TOO_LARGE, RejectReason.TIMEOUT, RejectReason.MALFORMED}:
+        response.force_close()
+    return response

@@ -1,0 +1,1 @@
+"""Real sockets, a real broker, a real Valkey."""

@@ -1,0 +1,347 @@
+"""A real Apache Kafka on loopback: one process, started, paused, killed and stopped at will.
+
+Kafka itself comes from Maven, once, into a cache; Java 17 runs it. Tests and benchmarks use it.
+"""
+
+import contextlib
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol, Self
+
+VERSION = "4.1.0"
+MINIMUM_JAVA = 17
+ARTIFACTS = (("org.apache.kafka", "kafka_2.13", VERSION), ("org.slf4j", "slf4j-simple", "1.7.36"))
+CLUSTER_ID = "cmVsYXktdGVzdC1rYWZrYQ"
+READY_LINE = b"Kafka Server started"
+
+#: Bounded memory, and compiled quickly rather than well: most of these live for seconds.
+TEST_JVM = ("-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
+#: For measurements: what a server would use.
+BENCH_JVM = ("-Xms512m", "-Xmx512m", "-XX:+UseG1GC", "-XX:MaxGCPauseMillis=20")
+
+#: Added to `properties`: nobody may do anything without an ACL, except on PLAINTEXT.
+AUTHORIZER: Mapping[str, str] = {
+    "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
+    "super.users": "User:ANONYMOUS",
+}
+
+
+class KafkaError(Exception):
+    """Kafka could not be fetched, formatted or started; the text holds the end of its log."""
+
+
+class Broker(Protocol):
+    """Some Kafka that is there: ours, or the one that RELAY_TEST_KAFKA names."""
+
+    @property
+    def bootstrap(self) -> str:
+        """`host:port` of the plaintext listener."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExternalKafka:
+    """A Kafka that somebody else runs: used, never started or stopped."""
+
+    bootstrap: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listener:
+    """One more listener beside PLAINTEXT, with its own port."""
+
+    name: str
+    protocol: str
+    #: Settings of this listener only, without the `listener.name.` prefix.
+    properties: Mapping[str, str] = field(default_factory=dict)
+
+
+def available() -> str | None:
+    """Why no Kafka can be started on this machine; None if one can."""
+    java = _java()
+    if java is None:
+        return "no java: neither JAVA_HOME nor the PATH has one"
+    if (version := _java_version(java)) < MINIMUM_JAVA:
+        return f"java {version} is too old: Kafka {VERSION} needs {MINIMUM_JAVA}"
+    if not _cache().is_dir() and shutil.which("mvn") is None:
+        return f"no mvn to fetch Kafka {VERSION} with"
+    return None
+
+
+class KafkaServer:
+    """One broker and controller in one process. Restarts keep ports and data."""
+
+    def __init__(
+        self,
+        *,
+        properties: Mapping[str, str] | None = None,
+        listeners: Sequence[Listener] = (),
+        scram_users: Mapping[str, str] | None = None,
+        jvm: Sequence[str] = TEST_JVM,
+        command_prefix: Sequence[str] = (),
+    ) -> None:
+        """Start nothing yet; `command_prefix` may pin it, as in `("taskset", "-c", "1")`."""
+        self._listeners = listeners
+        self._properties = dict(properties or {})
+        self._scram_users = dict(scram_users or {})
+        self._jvm = jvm
+        self._command_prefix = command_prefix
+        self._directory: Path | None = None
+        self._ports: dict[str, int] = {}
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self.stop()
+
+    @property
+    def bootstrap(self) -> str:
+        """`host:port` of the plaintext listener."""
+        return self.address("PLAINTEXT")
+
+    def address(self, listener: str) -> str:
+        """`host:port` of a listener by its name."""
+        return f"127.0.0.1:{self._ports[listener]}"
+
+    @property
+    def pid(self) -> int:
+        """The process id of the running broker."""
+        return self._running().pid
+
+    @property
+    def log(self) -> str:
+        """What Kafka printed so far."""
+        if self._directory is None:
+            return ""
+        return self._log_file.read_text(errors="replace")
+
+    def start(self, timeout: float = 60) -> None:
+        """Format a store if this is the first start, run Kafka and wait until it serves."""
+        if self._process is not None:
+            raise KafkaError("It runs already.")
+        libraries = fetch()
+        if self._directory is None:
+            self._prepare(libraries)
+        printed = self._log_file.stat().st_size
+        self._process = self._spawn(libraries)
+        try:
+            self._wait_until_ready(printed, time.monotonic() + timeout)
+        except KafkaError:
+            self.kill()
+            raise
+
+    def stop(self, timeout: float = 20) -> None:
+        """End it in an orderly way, by force after the timeout, and remove its data."""
+        self._terminate(timeout)
+        if self._directory is not None:
+            shutil.rmtree(self._directory, ignore_errors=True)
+            self._directory = None
+
+    def kill(self) -> None:
+        """SIGKILL; the data stays for `restart`."""
+        process, self._process = self._running(), None
+        process.kill()
+        process.wait()
+
+    def pause(self) -> None:
+        """Hang: connections stay open and nothing answers."""
+        self._running().send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Go on after `pause`."""
+        self._running().send_signal(signal.SIGCONT)
+
+    def restart(self, timeout: float = 60) -> None:
+        """Start again, on the same ports and data; stops it first if it runs."""
+        self._terminate(timeout)
+        self.start(timeout)
+
+    @property
+    def _home(self) -> Path:
+        if self._directory is None:
+            raise KafkaError("It was never started.")
+        return self._directory
+
+    @property
+    def _log_file(self) -> Path:
+        return self._home / "server.log"
+
+    def _running(self) -> subprocess.Popen[bytes]:
+        if self._process is None:
+            raise KafkaError("It does not run.")
+        return self._process
+
+    def _terminate(self, timeout: float) -> None:
+        process, self._process = self._process, None
+        if process is None:
+            return
+        process.send_signal(signal.SIGCONT)
+        process.terminate()
+        try:
+            process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+    def _prepare(self, libraries: Path) -> None:
+        self._directory = Path(tempfile.mkdtemp(prefix="relay-kafka-"))
+        names = ["CONTROLLER", "PLAINTEXT", *(listener.name for listener in self._listeners)]
+        self._ports = dict(zip(names, _free_ports(len(names)), strict=True))
+        settings = self._settings()
+        text = "".join(f"{key}={value}\n" for key, value in settings.items())
+        (self._home / "server.properties").write_text(text)
+        self._log_file.touch()
+        self._format(libraries)
+
+    def _settings(self) -> dict[str, str]:
+        controller = self.address("CONTROLLER")
+        protocols = {"CONTROLLER": "PLAINTEXT", "PLAINTEXT": "PLAINTEXT"}
+        protocols |= {listener.name: listener.protocol for listener in self._listeners}
+        served = {name: f"{name}://{self.address(name)}" for name in protocols}
+        settings = {
+            **_SETTINGS,
+            "controller.quorum.voters": f"1@{controller}",
+            "listeners": ",".join(served.values()),
+            "advertised.listeners": ",".join(
+                url for name, url in served.items() if name != "CONTROLLER"
+            ),
+            "listener.security.protocol.map": ",".join(f"{n}:{p}" for n, p in protocols.items()),
+            "log.dirs": str(self._home / "data"),
+        }
+        for listener in self._listeners:
+            prefix = f"listener.name.{listener.name.lower()}."
+            settings |= {prefix + key: value for key, value in listener.properties.items()}
+        return settings | self._properties
+
+    def _format(self, libraries: Path) -> None:
+        config = str(self._home / "server.properties")
+        arguments = ["format", "--config", config, "--cluster-id", CLUSTER_ID]
+        for name, password in self._scram_users.items():
+            arguments += ["--add-scram", f"SCRAM-SHA-512=[name={name},password={password}]"]
+        command = [*_java_command(libraries, self._jvm), "kafka.tools.StorageTool", *arguments]
+        _run(command, "Formatting the store failed")
+
+    def _spawn(self, libraries: Path) -> subprocess.Popen[bytes]:
+        options = (
+            *self._jvm,
+            "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
+            "-Dorg.slf4j.simpleLogger.log.kafka.server.KafkaRaftServer=info",
+        )
+        command = [*self._command_prefix, *_java_command(libraries, options)]
+        command += ["kafka.Kafka", str(self._home / "server.properties")]
+        with self._log_file.open("ab") as log:
+            return subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
+            )
+
+    def _wait_until_ready(self, printed: int, deadline: float) -> None:
+        while READY_LINE not in self._log_file.read_bytes()[printed:]:
+            if self._running().poll() is not None:
+                raise KafkaError(f"Kafka ended at start:\n{self.log[-2000:]}")
+            if time.monotonic() > deadline:
+                raise KafkaError(f"Kafka was not ready in time:\n{self.log[-2000:]}")
+            time.sleep(0.05)
+
+
+#: One node that is quick: nothing replicated, no waiting for group members, short sessions so
+#: that a killed broker may register again at once.
+_SETTINGS: Mapping[str, str] = {
+    "process.roles": "broker,controller",
+    "node.id": "1",
+    "controller.listener.names": "CONTROLLER",
+    "inter.broker.listener.name": "PLAINTEXT",
+    "auto.create.topics.enable": "false",
+    "broker.heartbeat.interval.ms": "500",
+    "broker.session.timeout.ms": "3000",
+    "controlled.shutdown.enable": "false",
+    "default.replication.factor": "1",
+    "group.initial.rebalance.delay.ms": "0",
+    "offsets.topic.num.partitions": "1",
+    "offsets.topic.replication.factor": "1",
+    "transaction.state.log.min.isr": "1",
+    "transaction.state.log.num.partitions": "1",
+    "transaction.state.log.replication.factor": "1",
+}
+
+
+def fetch() -> Path:
+    """The directory with Kafka's jars; Maven fills it the first time."""
+    if (cache := _cache()).is_dir():
+        return cache
+    cache.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=cache.parent) as scratch:
+        project, jars = Path(scratch) / "pom.xml", Path(scratch) / "jars"
+        project.write_text(_project_file())
+        maven = ["mvn", "--batch-mode", "--quiet", "--file", str(project)]
+        maven += ["dependency:copy-dependencies", "-DincludeScope=runtime"]
+        _run([*maven, f"-DoutputDirectory={jars}"], "Maven could not fetch Kafka")
+        # Another process may have been faster: then its directory is as good.
+        with contextlib.suppress(OSError):
+            jars.rename(cache)
+    return cache
+
+
+def _project_file() -> str:
+    dependencies = "".join(
+        f"<dependency><groupId>{group}</groupId><artifactId>{name}</artifactId>"
+        f"<version>{version}</version></dependency>"
+        for group, name, version in ARTIFACTS
+    )
+    return (
+        "<project><modelVersion>4.0.0</modelVersion><groupId>relay</groupId>"
+        "<artifactId>test-kafka</artifactId><version>1</version>"
+        f"<dependencies>{dependencies}</dependencies></project>"
+    )
+
+
+def _cache() -> Path:
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(home) / "relay-test" / f"kafka-{VERSION}"
+
+
+def _java() -> str | None:
+    home = os.environ.get("JAVA_HOME")
+    return shutil.which("java", path=f"{home}/bin") if home else shutil.which("java")
+
+
+def _java_version(java: str) -> int:
+    said = subprocess.run([java, "-version"], capture_output=True, text=True, check=False)
+    found = re.search(r'version "(\d+)', said.stderr)
+    return int(found[1]) if found else 0
+
+
+def _java_command(libraries: Path, options: Sequence[str]) -> list[str]:
+    if (java := _java()) is None:
+        raise KafkaError("There is no java.")
+    return [java, *options, "-cp", f"{libraries}/*"]
+
+
+def _run(command: Sequence[str], complaint: str) -> None:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise KafkaError(f"{complaint}: {error}") from error
+    if done.returncode != 0:
+        raise KafkaError(f"{complaint}:\n{(done.stdout + done.stderr)[-2000:]}")
+
+
+def _free_ports(count: int) -> Iterator[int]:
+    """Ports that were free a moment ago; all are held until all are known."""
+    with contextlib.ExitStack() as held:
+        sockets = [held.enter_context(socket.socket()) for _ in range(count)]
+        for probe in sockets:
+            probe.bind(("127.0.0.1", 0))
+        ports = [int(probe.getsockname()[1]) for probe in sockets]
+    return iter(ports)

@@ -1,0 +1,1 @@
+"""No network: pure functions, and the journal on a real file."""
