@@ -10,8 +10,9 @@ from typing import Annotated, Any
 
 import typer
 import uvloop
+from rich.console import Console
 
-from relay import __version__, logs, settings
+from relay import __version__, cli_events, logs, settings
 from relay.errors import RelayError, SettingsError
 
 app = typer.Typer(
@@ -20,6 +21,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
+
+app.add_typer(cli_events.app, name="events")
 
 ConfigOption = Annotated[
     Path | None,
@@ -94,6 +97,107 @@ def _stop_on_signals(stop: asyncio.Event) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal)
+
+
+@app.command()
+def check(config: ConfigOption = None) -> None:
+    """Look at settings, journal, Kafka and topics; exit 1 if something will not do."""
+    loaded = settings.load(config)
+    logs.configure(settings.Log(level="error"))
+    if not _run(_check(loaded)):
+        raise typer.Exit(FAILED)
+
+
+async def _check(loaded: settings.Settings) -> bool:
+    from relay.check import findings
+
+    passed = True
+    async for finding in findings(loaded):
+        mark = "[green]ok[/]  " if finding.passed else "[red]FAIL[/]"
+        console().print(f"{mark} [bold]{finding.subject:13}[/]", end="")
+        console().print(finding.sentence, markup=False, highlight=False, soft_wrap=True)
+        passed &= finding.passed
+    return passed
+
+
+def console() -> Console:
+    """Give a console for standard output as it is now."""
+    return Console()
+
+
+@app.command()
+def dev(
+    rate: Annotated[float, typer.Option(help="Requests per second; 0: as fast as answered.")] = 3,
+    repeat: Annotated[float, typer.Option(help="Share of events sent twice.")] = 0.1,
+    hostile: Annotated[float, typer.Option(help="Share of requests to be refused.")] = 0.1,
+    tickets: Annotated[int, typer.Option(help="Tickets open at a time.")] = 8,
+    seed: Annotated[int | None, typer.Option(help="Repeat an earlier run.")] = None,
+    duration: Annotated[float, typer.Option(help="Seconds; 0: until Ctrl-C.")] = 0,
+) -> None:
+    """Run everything on this machine: embedded broker, relay, simulator and a live view."""
+    from relay.dev import DevOptions, run
+
+    options = DevOptions(
+        rate=rate, repeat=repeat, hostile=hostile, tickets=tickets, seed=seed, duration=duration
+    )
+    raise typer.Exit(_run(run(options)))
+
+
+@app.command()
+def simulate(
+    url: Annotated[
+        str, typer.Option(help="Where to send.")
+    ] = "http://127.0.0.1:8080/webhook/event",
+    encrypt_key: Annotated[str, typer.Option(envvar="RELAY_APPS__DEFAULT__ENCRYPT_KEY")] = "",
+    verification_token: Annotated[
+        str, typer.Option(envvar="RELAY_APPS__DEFAULT__VERIFICATION_TOKEN")
+    ] = "",
+    rate: Annotated[float, typer.Option(help="Requests per second; 0: as fast as answered.")] = 10,
+    count: Annotated[int, typer.Option(help="Requests in all; 0: until Ctrl-C.")] = 0,
+    repeat: Annotated[float, typer.Option(help="Share of events sent twice.")] = 0.1,
+    hostile: Annotated[float, typer.Option(help="Share of requests to be refused.")] = 0.0,
+    tickets: Annotated[int, typer.Option(help="Tickets open at a time.")] = 20,
+    seed: Annotated[int | None, typer.Option(help="Repeat an earlier run.")] = None,
+) -> None:
+    """Play Feishu: send signed, encrypted helpdesk events; exit 1 on an unexpected answer."""
+    from relay.simulation import simulate as run
+    from relay.simulator import SimulatorOptions
+
+    options = SimulatorOptions(
+        url=url,
+        encrypt_key=encrypt_key,
+        verification_token=verification_token,
+        rate=rate,
+        count=count,
+        repeat=repeat,
+        hostile=hostile,
+        tickets=tickets,
+        seed=seed,
+    )
+    if _run(run(options, console())).unexpected:
+        raise typer.Exit(FAILED)
+
+
+@app.command()
+def tail(
+    config: ConfigOption = None,
+    topic: Annotated[
+        list[str] | None, typer.Option(help="A topic's full name; repeatable. Default: all.")
+    ] = None,
+    from_beginning: Annotated[
+        bool, typer.Option("--from-beginning", help="Start with the oldest record.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object per line.")] = False,
+) -> None:
+    """Show what consumers of the topics see, live."""
+    from relay.kafka import client_options
+    from relay.normalize import Router
+    from relay.tail import follow, show
+
+    kafka = settings.load(config).kafka
+    topics = topic or Router(kafka.topic_prefix, kafka.topics).topics
+    records = follow(client_options(kafka), topics, from_beginning=from_beginning)
+    _run(show(console(), records, prefix=kafka.topic_prefix, as_json=as_json))
 
 
 @app.command()

@@ -11,6 +11,8 @@ RelayError
 │   ├── KafkaUnavailableError    transient: back off and try again for ever
 │   ├── KafkaRefusedError        permanent until an operator repairs it: hold, show, try slowly
 │   └── RecordTooLargeError      one record exceeds the broker's limit: dead-letter that one
+├── EventNotFoundError       the journal has no such event
+├── EventNotReplayableError  the journal has it, but it cannot be changed that way now
 ├── FencedError              another process took over this journal's identity; the process ends
 └── BrokerError              the embedded development broker cannot start
 """
@@ -98,6 +100,14 @@ class JournalForeignError(JournalError):
 
 class JournalDamagedError(JournalError):
     """The file is a journal, but its content cannot be trusted."""
+
+
+class EventNotFoundError(RelayError):
+    """The journal has no event of that id."""
+
+
+class EventNotReplayableError(RelayError):
+    """The event is there, but it is pending, without its body, or not kept for a decision."""
 
 
 class PublishError(RelayError):

@@ -160,8 +160,8 @@ class Journal:
         if commit.failure:
             self._writable = False
             error = RejectedError(commit.failure, "the journal cannot be written")
-            for job in (*commit.adds, *commit.calls):
-                _finish(job.token, error=error)
+            for token in (*(add.token for add in commit.adds), *(c.token for c in commit.calls)):
+                _finish(token, error=error)
             return
         self._writable = True
         self._metrics.commit_seconds.observe(commit.seconds)

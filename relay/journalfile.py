@@ -54,7 +54,7 @@ def prepare(path: Path) -> None:
     if not path.exists():
         _create(path)
     check_header(path)
-    _check_pages(path)
+    check_pages(path)
 
 
 def connect(path: Path, *, readonly: bool = False) -> sqlite3.Connection:
@@ -127,7 +127,7 @@ def check_header(path: Path) -> None:
         raise JournalForeignError(message)
 
 
-def _check_pages(path: Path) -> None:
+def check_pages(path: Path) -> None:
     """Look for damaged pages within a budget of time; a large journal is checked in part."""
     deadline = time.monotonic() + CHECK_BUDGET
     with closing(connect(path)) as connection:

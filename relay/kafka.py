@@ -29,6 +29,11 @@ _REFUSED = (
 _FENCED = (errors.ProducerFenced, errors.InvalidProducerEpoch)
 
 
+def journal_topic(settings: Kafka) -> str:
+    """Name the topic under which Kafka keeps how far each journal is settled; it has no records."""
+    return f"{settings.topic_prefix}relay_journal"
+
+
 def client_options(settings: Kafka) -> dict[str, Any]:
     """Give the keyword arguments with which every aiokafka client is made."""
     options: dict[str, Any] = {
@@ -90,30 +95,30 @@ async def admin_client(settings: Kafka) -> AsyncIterator[AIOKafkaAdminClient]:
 
 
 async def ensure_topics(
-    admin: AIOKafkaAdminClient, settings: Kafka, topics: Iterable[str], journal_topic: str
+    admin: AIOKafkaAdminClient, settings: Kafka, topics: Iterable[str]
 ) -> None:
     """Create what is missing if that is allowed; raises KafkaRefusedError that names the rest."""
-    wanted = {topic: settings.partitions for topic in topics} | {journal_topic: 1}
+    wanted = {topic: settings.partitions for topic in topics} | {journal_topic(settings): 1}
     present = set(await admin.list_topics())
-    missing = sorted(set(wanted) - present)
-    if not missing:
+    absent = sorted(set(wanted) - present)
+    if not absent:
         return
     if not settings.create_topics:
-        raise KafkaRefusedError(_missing(missing, "kafka.create_topics is off"))
+        raise KafkaRefusedError(missing(absent, "kafka.create_topics is off"))
     try:
         factor = await _replication_factor(admin, settings)
         answer = await admin.create_topics(
-            [NewTopic(name, wanted[name], factor) for name in missing]
+            [NewTopic(name, wanted[name], factor) for name in absent]
         )
     except (errors.IncompatibleBrokerVersion, AttributeError):
         # librdkafka's mock cluster has no controller, which aiokafka meets with AttributeError; it
         # makes each topic that is asked for.
-        await admin.describe_topics(missing)
+        await admin.describe_topics(absent)
         return
     for name, code, *_ in answer.topic_errors:
         error = errors.for_code(code)
         if error not in {errors.NoError, errors.TopicAlreadyExistsError}:
-            raise KafkaRefusedError(_missing([name], f"creating it failed: {error.__name__}"))
+            raise KafkaRefusedError(missing([name], f"creating it failed: {error.__name__}"))
 
 
 async def _replication_factor(admin: AIOKafkaAdminClient, settings: Kafka) -> int:
@@ -130,5 +135,6 @@ async def _replication_factor(admin: AIOKafkaAdminClient, settings: Kafka) -> in
     raise KafkaRefusedError("the broker's default replication factor cannot be read; set it")
 
 
-def _missing(topics: list[str], why: str) -> str:
+def missing(topics: list[str], why: str) -> str:
+    """Name topics that Kafka does not have."""
     return f"missing in Kafka: {', '.join(topics)} ({why})"

@@ -45,14 +45,14 @@ class _Session:
     def __init__(self, settings: Kafka, topics: Sequence[str]) -> None:
         self._settings = settings
         self._topics = topics
-        self._journal_topic = f"{settings.topic_prefix}relay_journal"
+        self._journal_topic = kafka.journal_topic(settings)
         self._batch_bytes = BATCH_BYTES
         self._producer: AIOKafkaProducer | None = None
 
     async def _start(self, transactional_id: str | None) -> AIOKafkaProducer:
         """Make sure of the topics and connect a producer; with an id this fences its earlier one."""
         async with kafka.admin_client(self._settings) as admin:
-            await kafka.ensure_topics(admin, self._settings, self._topics, self._journal_topic)
+            await kafka.ensure_topics(admin, self._settings, self._topics)
         self._producer = AIOKafkaProducer(
             **kafka.client_options(self._settings),
             acks="all",

@@ -1,0 +1,1 @@
+"""The benchmark: the relay against a bare aiohttp server, a real Kafka behind it."""

@@ -1,0 +1,165 @@
+"""What each step of the relay costs; a process of its own: `python -m bench.micro BOOTSTRAP DIR`.
+
+Calls the relay's own modules, one step after the other, with nothing beside them; prints one JSON
+object. CPU is of all threads.
+"""
+
+import asyncio
+import contextlib
+import json
+import secrets
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import median
+from typing import TypeVar
+
+import uvloop
+
+from bench.events import ENCRYPT_KEY, VERIFICATION_TOKEN, Signer, event_id, payload
+from relay import envelope
+from relay.errors import KafkaUnavailableError
+from relay.events import Callback, Outcome, RawCallback, Record, Settlement, StoredEvent, Transport
+from relay.journal import Journal
+from relay.metrics import Metrics
+from relay.normalize import Router, normalize
+from relay.publisher import ExactlyOncePublisher
+from relay.settings import Kafka
+
+_EVENTS = 5_000
+_REPEATS = 5
+_COMMIT = 64
+_BATCH = 500
+_ATTEMPTS = 10
+_WINDOW_MS = 24 * 3600 * 1000
+
+Costs = dict[str, float]
+T = TypeVar("T")
+
+
+async def measure(bootstrap: str, directory: Path) -> Costs:
+    """Measure all steps; microseconds for each event."""
+    raws = _deliveries()
+    credentials = envelope.Credentials(
+        keys=(envelope.EncryptKey(ENCRYPT_KEY),),
+        tokens=(VERIFICATION_TOKEN.encode(),),
+        window=_WINDOW_MS,
+    )
+    callbacks = [_opened(raw, credentials) for raw in raws]
+    costs = {"envelope_us": _cost(lambda: [envelope.open(raw, credentials) for raw in raws])}
+    router = Router("feishu.", {})
+    journal = Journal(
+        directory / "micro.db", Metrics(), max_bytes=2**33, max_waiting=4096, window=86_400
+    )
+    costs |= await _commits(journal, callbacks)
+    events = await journal.pending(_EVENTS, 2**30)
+    records = [normalize(event, router) for event in events]
+    costs["normalize_us"] = _cost(lambda: [normalize(event, router) for event in events])
+    costs["envelope_and_normalize_us"] = costs["envelope_us"] + costs["normalize_us"]
+    costs |= await _publishes(bootstrap, router, journal.id, records)
+    costs |= await _settles(journal, events)
+    await journal.close()
+    return costs
+
+
+def _deliveries() -> list[RawCallback]:
+    """Make requests as the webhook hands them on."""
+    signer, run = Signer(), secrets.token_hex(8)
+    now_ms = time.time_ns() // 1_000_000
+    made = []
+    for index in range(_EVENTS):
+        body = payload(index, run, now_ms)
+        request = signer.request(body, event_id(index, run), now_ms // 1000)
+        head, _, content = request.partition(b"\r\n\r\n")
+        headers = dict(line.split(": ", 1) for line in head.decode().split("\r\n")[1:])
+        made.append(
+            RawCallback(
+                app="default",
+                transport=Transport.WEBHOOK,
+                body=content,
+                received_at=now_ms,
+                timestamp=headers["X-Lark-Request-Timestamp"],
+                nonce=headers["X-Lark-Request-Nonce"],
+                signature=headers["X-Lark-Signature"],
+            )
+        )
+    return made
+
+
+def _opened(raw: RawCallback, credentials: envelope.Credentials) -> Callback:
+    callback = envelope.open(raw, credentials)
+    assert isinstance(callback, Callback)
+    return callback
+
+
+def _cost(work: Callable[[], object]) -> float:
+    """Give the median CPU time of some repeats, for each event."""
+    taken = []
+    for _ in range(_REPEATS):
+        began = time.process_time()
+        work()
+        taken.append(time.process_time() - began)
+    return 1e6 * median(taken) / _EVENTS
+
+
+@contextmanager
+def _timed(costs: Costs, name: str, events: int) -> Iterator[None]:
+    """Note CPU and time of what runs in the context."""
+    cpu, wall = time.process_time(), time.perf_counter()
+    yield
+    costs[f"{name}_us"] = 1e6 * (time.process_time() - cpu) / events
+    costs[f"{name}_wall_us"] = 1e6 * (time.perf_counter() - wall) / events
+
+
+async def _commits(journal: Journal, callbacks: Sequence[Callback]) -> Costs:
+    costs: Costs = {}
+    with _timed(costs, "commit", len(callbacks)):
+        for group in _slices(callbacks, _COMMIT):
+            outcomes = await asyncio.gather(*(journal.add(callback) for callback in group))
+            assert set(outcomes) == {Outcome.ACCEPTED}
+    return costs
+
+
+async def _publishes(
+    bootstrap: str, router: Router, journal_id: str, records: Sequence[Record]
+) -> Costs:
+    publisher = ExactlyOncePublisher(Kafka(bootstrap_servers=bootstrap), router.topics)
+    await _open(publisher, journal_id)
+    await publisher.publish(records[:_BATCH], 1)
+    costs: Costs = {}
+    with _timed(costs, "publish", len(records)):
+        for number, batch in enumerate(_slices(records, _BATCH), start=2):
+            await publisher.publish(batch, number)
+    await publisher.close()
+    return costs
+
+
+async def _open(publisher: ExactlyOncePublisher, journal_id: str) -> None:
+    """Connect; a Kafka that has just started has no coordinators yet."""
+    for _ in range(_ATTEMPTS):
+        with contextlib.suppress(KafkaUnavailableError):
+            await publisher.open(journal_id)
+            return
+        await publisher.close()
+        await asyncio.sleep(1)
+    await publisher.open(journal_id)
+
+
+async def _settles(journal: Journal, events: Sequence[StoredEvent]) -> Costs:
+    """Read pending events back and settle them, batch after batch."""
+    costs: Costs = {}
+    with _timed(costs, "settle", len(events)):
+        while batch := await journal.pending(_BATCH, 2**30):
+            settlements = [Settlement(seq=event.seq, outcome=Outcome.PUBLISHED) for event in batch]
+            await journal.settle(settlements, batch[-1].received_at)
+    return costs
+
+
+def _slices(items: Sequence[T], size: int) -> list[Sequence[T]]:
+    return [items[first : first + size] for first in range(0, len(items), size)]
+
+
+if __name__ == "__main__":
+    print(json.dumps(uvloop.run(measure(sys.argv[1], Path(sys.argv[2])))))

@@ -1,0 +1,107 @@
+"""`relay check`: looks at everything a relay depends on, and changes nothing."""
+
+import asyncio
+import os
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+
+from aiokafka import AIOKafkaProducer
+from aiokafka.conn import collect_hosts, create_conn
+
+from relay import journalfile, kafka
+from relay.errors import JournalError, JournalLockedError, KafkaRefusedError, RelayError
+from relay.normalize import Router
+from relay.settings import Delivery, Settings
+
+#: Milliseconds for a first answer of a broker.
+CONNECT_TIMEOUT = 5000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """What was looked at, whether it will do, and a sentence about it."""
+
+    subject: str
+    passed: bool
+    sentence: str
+
+
+async def findings(settings: Settings) -> AsyncIterator[Finding]:
+    """Look at one thing after the other; what depends on a failed one is left out."""
+    apps = ", ".join(sorted(settings.apps))
+    yield Finding(subject="settings", passed=True, sentence=f"complete; apps: {apps}")
+    yield await _finding("journal", lambda: _journal(settings))
+    reachable = await _finding("kafka", lambda: _brokers(settings))
+    yield reachable
+    if reachable.passed:
+        yield await _finding("topics", lambda: _topics(settings))
+        if settings.kafka.delivery is Delivery.EXACTLY_ONCE:
+            yield await _finding("transactions", lambda: _transactions(settings))
+
+
+async def _finding(subject: str, look: Callable[[], Awaitable[str]]) -> Finding:
+    try:
+        sentence = await look()
+    except RelayError as error:
+        return Finding(subject=subject, passed=False, sentence=str(error))
+    return Finding(subject=subject, passed=True, sentence=sentence)
+
+
+async def _journal(settings: Settings) -> str:
+    path = settings.journal.path
+    if not path.exists():
+        parent = next(p for p in path.absolute().parents if p.exists())
+        if not os.access(parent, os.W_OK):
+            raise JournalError(f"{path}: cannot be made: {parent} is not writable")
+        return f"{path}: will be made at the first start"
+    journalfile.check_header(path)
+    try:
+        journalfile.lock(path).close()
+    except JournalLockedError:
+        return f"{path}: in use by a running relay"
+    journalfile.check_pages(path)
+    return f"{path}: sound"
+
+
+async def _brokers(settings: Settings) -> str:
+    """Connect to a bootstrap server by itself: aiokafka's clients keep the reason in their log."""
+    options = kafka.client_options(settings.kafka)
+    async with kafka.translated():
+        last: Exception | None = None
+        for host, port, _ in collect_hosts(options.pop("bootstrap_servers")):
+            try:
+                connection = await create_conn(
+                    host, port, request_timeout_ms=CONNECT_TIMEOUT, **options
+                )
+            except Exception as error:  # noqa: BLE001 - the next server may answer
+                last = error
+                continue
+            connection.close()
+            async with kafka.admin_client(settings.kafka) as admin:
+                cluster = await admin.describe_cluster()
+            return f"{settings.kafka.bootstrap_servers}: {len(cluster['brokers'])} broker(s)"
+        raise last or OSError("no bootstrap server is named")
+
+
+async def _topics(settings: Settings) -> str:
+    router = Router(settings.kafka.topic_prefix, settings.kafka.topics)
+    wanted = {*router.topics, kafka.journal_topic(settings.kafka)}
+    async with kafka.translated(), kafka.admin_client(settings.kafka) as admin:
+        missing = sorted(wanted - set(await admin.list_topics()))
+    if missing and not settings.kafka.create_topics:
+        raise KafkaRefusedError(kafka.missing(missing, "kafka.create_topics is off"))
+    return f"will be created: {', '.join(missing)}" if missing else "all there"
+
+
+async def _transactions(settings: Settings) -> str:
+    """Start a transactional producer under an id of its own, as `relay serve` will under its."""
+    producer = AIOKafkaProducer(
+        **kafka.client_options(settings.kafka), transactional_id=f"relay-check-{uuid.uuid4()}"
+    )
+    async with kafka.translated(), asyncio.timeout(settings.kafka.timeout):
+        try:
+            await producer.start()
+        finally:
+            await producer.stop()
+    return "allowed for transactional ids that start with relay-"

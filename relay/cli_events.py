@@ -1,0 +1,160 @@
+"""`relay events`: list, show, replay and discard what a journal holds."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import orjson
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from relay import exactjson, journalview, settings
+from relay.normalize import Router, normalize
+from relay.rules import rfc3339
+from relay.tail import printable
+
+app = typer.Typer(
+    help="Look into the journal: what came in, what became of it; also while a relay runs.",
+    no_args_is_help=True,
+)
+
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option("--config", help="TOML file with the settings (default: RELAY_CONFIG)."),
+]
+JournalOption = Annotated[
+    Path | None,
+    typer.Option("--journal", help="A journal file; without it, the settings name one."),
+]
+AppOption = Annotated[
+    str | None, typer.Option("--app", help="The app, where two have an event of the same id.")
+]
+EventId = Annotated[str, typer.Argument(metavar="ID", help="The event id.")]
+
+#: Columns of a table that no terminal shows.
+WIDE = 200
+_STYLES = {"pending": "yellow", "dead_letter": "red", "published": "green"}
+
+
+def _path(journal: Path | None, config: Path | None) -> Path:
+    return journal or settings.load(config).journal.path
+
+
+@app.command("list")
+def list_events(
+    outcome: Annotated[
+        str | None,
+        typer.Option(help="Only pending, published, duplicate or dead_letter ones."),
+    ] = None,
+    limit: Annotated[int, typer.Option(help="How many, the latest first.", min=1)] = 50,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object per line.")] = False,
+    journal: JournalOption = None,
+    config: ConfigOption = None,
+) -> None:
+    """List events, the latest first."""
+    with journalview.opened(_path(journal, config)) as view:
+        entries = view.entries(outcome, limit)
+    if as_json:
+        for entry in entries:
+            typer.echo(orjson.dumps(entry).decode())
+        return
+    console = Console(width=None if sys.stdout.isatty() else WIDE)
+    console.print(_table(entries) if entries else "The journal has no such events.")
+
+
+def _table(entries: list[journalview.Entry]) -> Table:
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column("received", no_wrap=True, min_width=19)
+    table.add_column("event id", no_wrap=True, min_width=32)
+    table.add_column("outcome", no_wrap=True, min_width=9)
+    table.add_column("type", no_wrap=True)
+    table.add_column("app", no_wrap=True)
+    table.add_column("bytes", no_wrap=True, justify="right")
+    for entry in entries:
+        ending = f"{entry.outcome}: {entry.reason}" if entry.reason else entry.outcome
+        table.add_row(
+            rfc3339(entry.received_at)[:19].replace("T", " "),
+            printable(entry.event_id),
+            Text(ending, style=_STYLES.get(entry.outcome, "")),
+            printable(entry.event_type) or "-",
+            entry.app,
+            str(entry.size),
+        )
+    return table
+
+
+@app.command()
+def show(
+    event_id: EventId,
+    record: Annotated[
+        bool, typer.Option("--record", help="Also the Kafka record that it becomes.")
+    ] = False,
+    app_name: AppOption = None,
+    journal: JournalOption = None,
+    config: ConfigOption = None,
+) -> None:
+    """Show one event with its body as Feishu sent it (customers' text included)."""
+    with journalview.opened(_path(journal, config)) as view:
+        entry, body = view.find(event_id, app_name)
+    shown = {
+        "app": entry.app,
+        "transport": entry.transport,
+        "received_at": rfc3339(entry.received_at),
+        "outcome": entry.outcome,
+        "reason": entry.reason,
+        "settled_at": rfc3339(entry.settled_at) if entry.settled_at else None,
+        "body": _body(body),
+    }
+    if record and body:
+        made = normalize(journalview.as_stored(entry, body), Router("", {}))
+        shown["record"] = {
+            "topic": made.topic,
+            "key": made.key.decode(),
+            "headers": {name: value.decode() for name, value in made.headers},
+            "value": exactjson.loads(made.value) if made.value else None,
+        }
+    for line in json.dumps(shown, indent=2, ensure_ascii=False).splitlines():
+        typer.echo(printable(line))
+
+
+@app.command()
+def replay(
+    event_ids: Annotated[list[str], typer.Argument(metavar="ID...", help="Event ids.")],
+    app_name: AppOption = None,
+    journal: JournalOption = None,
+    config: ConfigOption = None,
+) -> None:
+    """Publish settled events or dead letters again; their records carry `relay_replayed: 1`."""
+    with journalview.opened(_path(journal, config)) as view:
+        for event_id in event_ids:
+            view.replay(event_id, app_name)
+            typer.echo(f"{event_id}: pending again; a running relay publishes it within a second")
+
+
+@app.command()
+def discard(
+    event_ids: Annotated[list[str], typer.Argument(metavar="ID...", help="Event ids.")],
+    app_name: AppOption = None,
+    journal: JournalOption = None,
+    config: ConfigOption = None,
+) -> None:
+    """Let go of dead letters that are kept for a decision (too_large, internal_error)."""
+    with journalview.opened(_path(journal, config)) as view:
+        for event_id in event_ids:
+            view.discard(event_id, app_name)
+            typer.echo(f"{event_id}: goes when the dedupe window has passed")
+
+
+def _body(body: bytes) -> object:
+    """Give the body as JSON without its token; one that relay could not read, as text."""
+    try:
+        value = exactjson.loads(body) if body else None
+    except ValueError:
+        return body.decode(errors="replace")
+    for place in (value, value.get("header")) if isinstance(value, dict) else ():
+        if isinstance(place, dict) and place.get("token"):
+            place["token"] = "(hidden)"
+    return value

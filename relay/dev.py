@@ -1,0 +1,317 @@
+"""`relay dev`: broker, relay, simulator and a consumer in one process, and a view of all four.
+
+Everything is real but the people: the relay runs as in production, on a journal of its own in a
+temporary directory. Nothing is left behind.
+"""
+
+import asyncio
+import io
+import json
+import os
+import signal
+import socket
+import tempfile
+from collections import deque
+from collections.abc import AsyncIterator, Coroutine, Iterator
+from contextlib import (
+    AsyncExitStack,
+    asynccontextmanager,
+    contextmanager,
+    redirect_stderr,
+    suppress,
+)
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from rich.console import Console
+from rich.text import Text
+
+from relay import kafka, logs, settings
+from relay.app import Relay
+from relay.devbroker import EmbeddedBroker
+from relay.devview import Board, Lines, Places, Screen, View
+from relay.normalize import Router
+from relay.settings import Settings
+from relay.simulation import table
+from relay.simulator import Simulator, SimulatorOptions
+from relay.tail import Tail
+
+_T = TypeVar("_T")
+
+_BOOTSTRAP = "RELAY_KAFKA__BOOTSTRAP_SERVERS"
+#: Seconds between two drawings.
+_TICK = 0.125
+#: Seconds that the consumer gets to see what the relay has published last.
+_CATCH_UP = 3.0
+_INTERRUPTED = 130
+#: Log lines kept for the view.
+_NOTES = 100
+
+#: Every value can be overridden by the environment; the secrets guard nothing.
+_SETTINGS = """\
+[apps.default]
+app_id = "cli_9f5343c580712544"
+encrypt_key = "dev-encrypt-key"
+verification_token = "dev-token"
+[apps.plain]
+verification_token = "dev-token"
+[webhook]
+host = "127.0.0.1"
+port = {webhook_port}
+[admin]
+host = "127.0.0.1"
+port = {admin_port}
+[journal]
+path = {journal}
+[drain]
+delay = 0
+[log]
+level = "warning"
+format = "console"
+[kafka]
+bootstrap_servers = "{bootstrap}"
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DevOptions:
+    """What the simulator does meanwhile."""
+
+    #: Requests per second; 0 is as fast as they are answered.
+    rate: float = 3
+    #: Share of events that are sent a second time.
+    repeat: float = 0.1
+    #: Share of requests that must be refused.
+    hostile: float = 0.1
+    #: Tickets open at a time.
+    tickets: int = 8
+    seed: int | None = None
+    #: Seconds; 0 is until Ctrl-C.
+    duration: float = 0
+
+
+async def run(options: DevOptions) -> int:
+    """Run until Ctrl-C, SIGTERM or the duration's end; give the exit code.
+
+    A second Ctrl-C does not wait for the drain. Raises RelayError if a part cannot start.
+    """
+    console = Console()
+    try:
+        with _stopped_by_signals() as stop:
+            board = await _run(options, console, stop)
+    except asyncio.CancelledError:
+        return _INTERRUPTED
+    console.print(table(board.summary))
+    console.print(board.account_line(), soft_wrap=True)
+    console.print(board.figures_line(), soft_wrap=True)
+    return 0
+
+
+async def _run(options: DevOptions, console: Console, stop: asyncio.Event) -> Board:
+    async with AsyncExitStack() as stack:
+        directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="relay-dev-"))
+        broker = None if os.environ.get(_BOOTSTRAP) else stack.enter_context(EmbeddedBroker())
+        config = _configure(Path(directory), broker)
+        notes = stack.enter_context(_logs_as_notes(config))
+        app = Relay(config)
+        relay = await stack.enter_async_context(_running(app))
+        tail = await stack.enter_async_context(_tail(config, broker))
+        board = Board(_places(config, app, broker), app.metrics.account, notes=notes)
+        with _view(board, console, stop) as view:
+            await _play(options, config, view, relay, tail, stop)
+        return board
+
+
+def _configure(directory: Path, broker: EmbeddedBroker | None) -> Settings:
+    """Load settings as `relay serve` does: a file of ours, and the environment over it."""
+    path = directory / "relay.toml"
+    path.write_text(
+        _SETTINGS.format(
+            webhook_port=_free(8080),
+            admin_port=_free(9090),
+            journal=json.dumps(str(directory / "journal.db")),
+            bootstrap=broker.bootstrap if broker else "of the environment",
+        )
+    )
+    config = settings.load(path)
+    if broker:
+        router = Router(config.kafka.topic_prefix, config.kafka.topics)
+        broker.create_topics([*router.topics, f"{config.kafka.topic_prefix}relay_journal"])
+    return config
+
+
+def _free(port: int) -> int:
+    """Give the port if nobody has it, else 0: any free one."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return 0
+    return port
+
+
+def _tail(config: Settings, broker: EmbeddedBroker | None) -> Tail:
+    """A consumer of all topics; on a real broker it starts at their end."""
+    topics = Router(config.kafka.topic_prefix, config.kafka.topics).topics
+    options = kafka.client_options(config.kafka) | (broker.consumer_options if broker else {})
+    return Tail(options, topics, from_beginning=broker is not None)
+
+
+def _places(config: Settings, app: Relay, broker: EmbeddedBroker | None) -> Places:
+    default, plain = config.apps["default"], config.apps["plain"]
+    return Places(
+        webhook=f"http://127.0.0.1:{app.webhook_port}/webhook/event",
+        admin=f"http://127.0.0.1:{app.admin_port}",
+        broker=config.kafka.bootstrap_servers + (" (embedded)" if broker else ""),
+        topic_prefix=config.kafka.topic_prefix,
+        encrypt_key=default.encrypt_keys[0],
+        verification_token=default.verification_tokens[0],
+        plain_token=plain.verification_tokens[0],
+    )
+
+
+def _view(board: Board, console: Console, stop: asyncio.Event) -> Screen | Lines:
+    return Screen(board, console) if console.is_terminal else Lines(board, console.file, stop.set)
+
+
+@dataclass(frozen=True, slots=True)
+class _Running:
+    """The relay at work: set `stop`, then await `task`."""
+
+    task: asyncio.Task[None]
+    stop: asyncio.Event
+
+
+@asynccontextmanager
+async def _running(app: Relay) -> AsyncIterator[_Running]:
+    """Run the relay until the context ends; raises what ended it earlier."""
+    stop = asyncio.Event()
+    async with _background(app.run(stop)) as task, _background(app.ready.wait()) as ready:
+        await asyncio.wait({task, ready}, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            await task
+        try:
+            yield _Running(task, stop)
+        finally:
+            stop.set()
+            await task
+
+
+@asynccontextmanager
+async def _background(work: Coroutine[Any, Any, _T]) -> AsyncIterator[asyncio.Task[_T]]:
+    """Run beside the context, and not longer."""
+    task = asyncio.create_task(work)
+    try:
+        yield task
+    finally:
+        task.cancel()
+        await asyncio.wait({task})
+
+
+async def _play(
+    options: DevOptions,
+    config: Settings,
+    view: View,
+    relay: _Running,
+    tail: Tail,
+    stop: asyncio.Event,
+) -> None:
+    """Send, relay, consume and show, until told to stop; then end in that order."""
+    halt = asyncio.Event()
+    simulator = Simulator(_simulator_options(options, config, view.board.places))
+    async with (
+        _background(_consume(tail, view)) as consuming,
+        _background(_draw(view)) as drawing,
+        _background(simulator.run(view.answered, halt)) as sending,
+        _background(stop.wait()) as stopped,
+    ):
+        await asyncio.wait(
+            {relay.task, consuming, drawing, sending, stopped},
+            timeout=options.duration or None,
+            return_when=asyncio.FIRST_COMPLETED,
+        )
+        halt.set()
+        await sending
+        relay.stop.set()
+        await relay.task
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_CATCH_UP):
+                await _caught_up(view.board, consuming)
+        view.tick()
+
+
+def _simulator_options(options: DevOptions, config: Settings, places: Places) -> SimulatorOptions:
+    return SimulatorOptions(
+        url=places.webhook,
+        encrypt_key=places.encrypt_key,
+        verification_token=places.verification_token,
+        rate=options.rate,
+        repeat=options.repeat,
+        hostile=options.hostile,
+        tickets=options.tickets,
+        app_id=config.apps["default"].app_id,
+        seed=options.seed,
+        max_body_bytes=config.webhook.max_body_bytes,
+    )
+
+
+async def _consume(tail: Tail, view: View) -> None:
+    async for record in tail.records():
+        view.seen(record)
+
+
+async def _draw(view: View) -> None:
+    while True:
+        view.tick()
+        await asyncio.sleep(_TICK)
+
+
+async def _caught_up(board: Board, consuming: asyncio.Task[None]) -> None:
+    """Wait until the consumer has seen what the relay published; raises what ended it earlier."""
+    account = board.account()
+    while board.consumed < account.published + account.dead_letter:
+        if consuming.done():
+            consuming.result()
+        await asyncio.sleep(_TICK)
+
+
+@contextmanager
+def _stopped_by_signals() -> Iterator[asyncio.Event]:
+    """The first SIGINT or SIGTERM sets the event, the next one cancels the caller."""
+    stop, loop, caller = asyncio.Event(), asyncio.get_running_loop(), asyncio.current_task()
+
+    def on_signal() -> None:
+        if stop.is_set() and caller:
+            caller.cancel()
+        stop.set()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, on_signal)
+    try:
+        yield stop
+    finally:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.remove_signal_handler(number)
+
+
+@contextmanager
+def _logs_as_notes(config: Settings) -> Iterator[deque[str]]:
+    """Show the relay's log lines in the view: on the screen they would tear it."""
+    notes: deque[str] = deque(maxlen=_NOTES)
+    with redirect_stderr(_Notes(notes)):
+        logs.configure(config.log)
+        yield notes
+
+
+class _Notes(io.TextIOBase):
+    """A stream that keeps what is written as lines without colours."""
+
+    def __init__(self, notes: deque[str]) -> None:
+        self._notes = notes
+
+    def write(self, text: str) -> int:
+        """Keep what is more than white space."""
+        self._notes.extend(Text.from_ansi(line).plain for line in text.splitlines() if line.strip())
+        return len(text)

@@ -1,0 +1,141 @@
+"""An operator's look into a journal, also while a relay owns it: list, show, replay, discard.
+
+It opens its own connection; what it changes is one short transaction, which the relay notices.
+"""
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from relay import journalfile
+from relay.errors import EventNotFoundError, EventNotReplayableError
+from relay.events import DeadLetterReason, StoredEvent, Transport
+
+#: How `relay events list` names an event that has no outcome yet.
+PENDING = "pending"
+#: Reasons of dead letters of which the journal has the only usable copy.
+UNDECIDED = (DeadLetterReason.TOO_LARGE, DeadLetterReason.INTERNAL_ERROR)
+
+_COLUMNS = (
+    "seq, app, event_id, event_type, transport, received_at, coalesce(outcome, 'pending'),"
+    " reason, settled_at, length(body), replayed"
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """One row of the journal, without its body."""
+
+    seq: int
+    app: str
+    event_id: str
+    event_type: str
+    transport: Transport
+    #: Unix time in milliseconds, as `settled_at`.
+    received_at: int
+    #: `pending`, or an Outcome's value.
+    outcome: str
+    reason: str | None
+    settled_at: int | None
+    #: Bytes; 0 after a full journal has let go of the body.
+    size: int
+    replayed: bool
+
+
+class JournalView:
+    """The rows of a journal file, newest first."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+
+    def entries(self, outcome: str | None, limit: int) -> list[Entry]:
+        """List events, the latest first; `outcome` is `pending` or an Outcome's value."""
+        where, arguments = "", ()
+        if outcome == PENDING:
+            where = "WHERE outcome IS NULL"
+        elif outcome:
+            where, arguments = "WHERE outcome = ?", (outcome,)
+        sql = f"SELECT {_COLUMNS} FROM events {where} ORDER BY seq DESC LIMIT ?"  # noqa: S608 - constants
+        return [_entry(row) for row in self._connection.execute(sql, (*arguments, limit))]
+
+    def find(self, event_id: str, app: str | None = None) -> tuple[Entry, bytes]:
+        """Give an event and its body. Raises EventNotFoundError."""
+        sql = f"SELECT {_COLUMNS}, body FROM events WHERE event_id = ? AND app = coalesce(?, app)"  # noqa: S608 - constants
+        row = self._connection.execute(sql, (event_id, app)).fetchone()
+        if row is None:
+            raise EventNotFoundError(f"the journal has no event {event_id}")
+        return _entry(row[:-1]), row[-1]
+
+    def replay(self, event_id: str, app: str | None = None) -> None:
+        """Make a settled event pending again, behind all others.
+
+        Raises EventNotFoundError or EventNotReplayableError.
+        """
+
+        def work() -> None:
+            entry, body = self.find(event_id, app)
+            if entry.outcome == PENDING:
+                raise EventNotReplayableError(f"event {event_id} is still pending")
+            if not body:
+                raise EventNotReplayableError(f"the full journal let go of the body of {event_id}")
+            self._connection.execute("DELETE FROM events WHERE seq = ?", (entry.seq,))
+            self._connection.execute(
+                "INSERT INTO events"
+                " (app, event_id, event_type, transport, received_at, replayed, body)"
+                " VALUES (?, ?, ?, ?, ?, 1, ?)",
+                (
+                    entry.app,
+                    entry.event_id,
+                    entry.event_type,
+                    entry.transport,
+                    entry.received_at,
+                    body,
+                ),
+            )
+
+        journalfile.transaction(self._connection, work)
+
+    def discard(self, event_id: str, app: str | None = None) -> None:
+        """Decide that a kept dead letter may go when the dedupe window has passed."""
+
+        def work() -> None:
+            entry, _ = self.find(event_id, app)
+            if entry.reason not in UNDECIDED:
+                raise EventNotReplayableError(f"event {event_id} is not kept for a decision")
+            self._connection.execute(
+                "UPDATE events SET reason = 'discarded' WHERE seq = ?", (entry.seq,)
+            )
+
+        journalfile.transaction(self._connection, work)
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[JournalView]:
+    """Open a journal that exists. Raises JournalError."""
+    journalfile.check_header(path)
+    with closing(journalfile.connect(path)) as connection:
+        yield JournalView(connection)
+
+
+def as_stored(entry: Entry, body: bytes) -> StoredEvent:
+    """Give the event as the dispatcher sees it."""
+    return StoredEvent(
+        seq=entry.seq,
+        app=entry.app,
+        transport=entry.transport,
+        received_at=entry.received_at,
+        event_id=entry.event_id,
+        event_type=entry.event_type,
+        body=body,
+        replayed=entry.replayed,
+    )
+
+
+def _entry(row: tuple[Any, ...]) -> Entry:
+    names = [field.name for field in fields(Entry)]
+    values = dict(zip(names, row, strict=True))
+    values |= {"transport": Transport(values["transport"]), "replayed": bool(values["replayed"])}
+    return Entry(**values)

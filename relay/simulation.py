@@ -1,0 +1,118 @@
+"""A run of the simulator for a person at a terminal: progress, then a table and a sentence."""
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from http import HTTPStatus
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+)
+from rich.table import Table
+
+from relay.simulator import (
+    EXPECTED,
+    NO_ANSWER,
+    Answer,
+    Kind,
+    Simulator,
+    SimulatorOptions,
+    Summary,
+)
+
+
+async def simulate(options: SimulatorOptions, console: Console) -> Summary:
+    """Run the simulator for a person at a terminal: progress, then a table and a sentence.
+
+    Ctrl-C ends it early, with the table. Raises RelayError if nothing listens at the URL.
+    """
+    summary = Summary()
+    begun = time.monotonic()
+    with _progress(options, console, summary) as tick:
+
+        def report(answer: Answer) -> None:
+            summary.add(answer)
+            tick()
+
+        try:
+            await Simulator(options).run(report)
+        except asyncio.CancelledError:
+            console.print("Stopped.")
+    console.print(table(summary))
+    console.print(sentence(summary, time.monotonic() - begun))
+    return summary
+
+
+@contextmanager
+def _progress(
+    options: SimulatorOptions, console: Console, summary: Summary
+) -> Iterator[Callable[[], None]]:
+    """Show a bar when the end is known, else a spinner; nothing where nobody watches."""
+    columns = (BarColumn(), MofNCompleteColumn()) if options.count else (SpinnerColumn(),)
+    progress = Progress(
+        *columns,
+        TextColumn("{task.description}"),
+        TimeElapsedColumn(),
+        console=console,
+        transient=True,
+    )
+    task = progress.add_task("", total=options.count or None)
+    begun = time.monotonic()
+
+    def tick() -> None:
+        rate = summary.sent / max(time.monotonic() - begun, 0.001)
+        text = f"{summary.sent} sent, {rate:,.0f}/s, {summary.unexpected} unexpected"
+        progress.update(task, completed=summary.sent, description=text)
+
+    with progress if console.is_terminal else nullcontext():
+        yield tick
+
+
+def table(summary: Summary) -> Table:
+    """Compare what was sent with what was answered."""
+    result = Table("sent", "answered", "requests", "", box=None, padding=(0, 2, 0, 0))
+    result.columns[2].justify = "right"
+    order = list(Kind)
+    for (kind, status), count in sorted(
+        summary.counts.items(), key=lambda item: (order.index(item[0][0]), item[0][1])
+    ):
+        verdict = "[green]as it must be[/]"
+        if status != EXPECTED[kind]:
+            verdict = f"[red]must be {EXPECTED[kind].value} {EXPECTED[kind].phrase}[/]"
+        result.add_row(kind.value, phrase(status), f"{count:,}", verdict)
+    return result
+
+
+def phrase(status: int) -> str:
+    """Name a status for a reader: `401 Unauthorized`, `no answer`."""
+    if status == NO_ANSWER:
+        return "no answer"
+    if status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:  # its name depends on Python's version
+        return f"{status} Too Large"
+    try:
+        return f"{status} {HTTPStatus(status).phrase}"
+    except ValueError:
+        return str(status)
+
+
+def sentence(summary: Summary, seconds: float) -> str:
+    """Say in plain words how it went."""
+    if not summary.sent:
+        return "Nothing was sent."
+    verdict = "every answer was as it must be"
+    if summary.unexpected:
+        verdict = f"[red]{summary.unexpected:,} answers were not as they must be[/]"
+    middle, tail = summary.quantile(0.5) * 1000, summary.quantile(0.99) * 1000
+    rate = summary.sent / max(seconds, 0.001)
+    return (
+        f"{summary.sent:,} requests in {seconds:.1f} s ({rate:,.0f}/s); "
+        f"{verdict}; answered in {middle:.1f} ms (p50), {tail:.1f} ms (p99), "
+        f"{summary.slowest * 1000:.1f} ms (slowest)."
+    )
