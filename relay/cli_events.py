@@ -34,6 +34,8 @@ AppOption = Annotated[
 ]
 EventId = Annotated[str, typer.Argument(metavar="ID", help="The event id.")]
 
+#: What is shown instead of a verification token.
+HIDDEN = "(hidden)"
 #: Columns of a table that no terminal shows.
 WIDE = 200
 _STYLES = {"pending": "yellow", "dead_letter": "red", "published": "green"}
@@ -156,5 +158,5 @@ def _body(body: bytes) -> object:
         return body.decode(errors="replace")
     for place in (value, value.get("header")) if isinstance(value, dict) else ():
         if isinstance(place, dict) and place.get("token"):
-            place["token"] = "(hidden)"
+            place["token"] = HIDDEN
     return value

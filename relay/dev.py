@@ -8,8 +8,10 @@ import asyncio
 import io
 import json
 import os
+import shutil
 import signal
 import socket
+import sys
 import tempfile
 from collections import deque
 from collections.abc import AsyncIterator, Coroutine, Iterator
@@ -18,7 +20,6 @@ from contextlib import (
     asynccontextmanager,
     contextmanager,
     redirect_stderr,
-    suppress,
 )
 from dataclasses import dataclass
 from pathlib import Path
@@ -155,13 +156,13 @@ def _free(port: int) -> int:
 def _tail(config: Settings, broker: EmbeddedBroker | None) -> Tail:
     """A consumer of all topics; on a real broker it starts at their end."""
     topics = Router(config.kafka.topic_prefix, config.kafka.topics).topics
-    options = kafka.client_options(config.kafka) | (broker.consumer_options if broker else {})
-    return Tail(options, topics, from_beginning=broker is not None)
+    return Tail(kafka.client_options(config.kafka), topics, from_beginning=broker is not None)
 
 
 def _places(config: Settings, app: Relay, broker: EmbeddedBroker | None) -> Places:
     default, plain = config.apps["default"], config.apps["plain"]
     return Places(
+        command=_command(),
         webhook=f"http://127.0.0.1:{app.webhook_port}/webhook/event",
         admin=f"http://127.0.0.1:{app.admin_port}",
         broker=config.kafka.bootstrap_servers + (" (embedded)" if broker else ""),
@@ -172,8 +173,25 @@ def _places(config: Settings, app: Relay, broker: EmbeddedBroker | None) -> Plac
     )
 
 
+def _command() -> str:
+    """How this shell calls `relay`: by its name, or by the path that was used."""
+    path = Path(sys.argv[0])
+    if path.name != "relay" or shutil.which("relay") == str(path):
+        return "relay"
+    return os.path.relpath(path)
+
+
 def _view(board: Board, console: Console, stop: asyncio.Event) -> Screen | Lines:
-    return Screen(board, console) if console.is_terminal else Lines(board, console.file, stop.set)
+    if console.is_terminal:
+        return Screen(board, console)
+
+    def gone() -> None:
+        """Nobody reads any more, as after `| head`: end, and write the rest to nowhere."""
+        with open(os.devnull, "w") as nowhere:  # noqa: PTH123 - a descriptor is needed
+            os.dup2(nowhere.fileno(), console.file.fileno())
+        stop.set()
+
+    return Lines(board, console.file, gone)
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,9 +254,10 @@ async def _play(
         await sending
         relay.stop.set()
         await relay.task
-        with suppress(TimeoutError):
-            async with asyncio.timeout(_CATCH_UP):
-                await _caught_up(view.board, consuming)
+        for task in (consuming, drawing):
+            if task.done():
+                task.result()  # raises what ended it
+        await _catch_up(view.board)
         view.tick()
 
 
@@ -268,12 +287,12 @@ async def _draw(view: View) -> None:
         await asyncio.sleep(_TICK)
 
 
-async def _caught_up(board: Board, consuming: asyncio.Task[None]) -> None:
-    """Wait until the consumer has seen what the relay published; raises what ended it earlier."""
+async def _catch_up(board: Board) -> None:
+    """Give the consumer a moment to see what the relay published last."""
     account = board.account()
-    while board.consumed < account.published + account.dead_letter:
-        if consuming.done():
-            consuming.result()
+    for _ in range(int(_CATCH_UP / _TICK)):
+        if board.consumed >= account.published + account.dead_letter:
+            return
         await asyncio.sleep(_TICK)
 
 

@@ -24,13 +24,10 @@ class EmbeddedBroker:
       controller); `create_topics` is the way.
     - Transactions commit, but nothing hides an aborted one: its records stay readable, also for
       consumers that read committed.
-    - The markers that end a transaction carry no valid checksum. aiokafka's consumer stops at
-      them, unless it is made with `consumer_options`.
+    - The markers that end a transaction carry no valid checksum: an aiokafka consumer stops at
+      the first, unless it is made with `check_crcs=False`.
     - An offset committed in a transaction never shows.
     """
-
-    #: What an aiokafka consumer needs besides the address.
-    consumer_options: dict[str, Any] = {"check_crcs": False}  # noqa: RUF012 - nobody writes to it
 
     def __init__(self) -> None:
         #: `127.0.0.1:port`; empty outside of the context.

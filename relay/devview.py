@@ -4,7 +4,6 @@ Two ways to show the same things: a full-screen view on a terminal, plain lines 
 only listens: nothing in here changes what the relay or the simulator does.
 """
 
-import os
 import time
 from collections import deque
 from collections.abc import Callable
@@ -50,6 +49,8 @@ _LINE_WIDTH = 120
 class Places:
     """Where everything is, for the header and the commands to send an event by hand."""
 
+    #: How to call `relay`.
+    command: str
     webhook: str
     admin: str
     broker: str
@@ -65,7 +66,7 @@ class Places:
         if self.encrypt_key:
             secrets = f"--encrypt-key {self.encrypt_key} {secrets}"
         return (
-            f"relay simulate --count 1 --url {self.webhook} \\\n"
+            f"{self.command} simulate --count 1 --url {self.webhook} \\\n"
             f"  {secrets}\n"
             f"curl {self.webhook}/plain -d '"
             '{"schema":"2.0","header":{\n'
@@ -156,9 +157,9 @@ def render_answer(at: float, answer: Answer, width: int) -> Text:
     wide = width >= WIDE
     kind = f"forged: {answer.kind}" if answer.kind.hostile else answer.kind.value
     style = "red" if answer.kind.hostile else "yellow" if answer.kind is Kind.REPEAT else "green"
-    plain = "dim" if answer.kind.hostile else "not dim"
+    plain = "dim" if answer.kind.hostile else ""
     short = short_type(answer.event_type)
-    line = Text(local_time(at), style="dim")
+    line = Text.assemble((local_time(at), "dim"))
     line.append(column(kind, 25), style)
     line.append(
         short_id(answer.ticket_id or "-", wide=wide), "dim" if answer.kind.hostile else "not dim"
@@ -170,7 +171,7 @@ def render_answer(at: float, answer: Answer, width: int) -> Text:
     elif answer.kind.hostile:
         status = f"refused, {status if wide else answer.status}"
     line.append(column(status, 33 if wide else 17), "bold red" if answer.unexpected else style)
-    return line.append(f"{answer.latency * 1000:.1f} ms", "not dim")
+    return line.append(f"{answer.latency * 1000:.1f} ms")
 
 
 class View(Protocol):
@@ -248,11 +249,10 @@ class _Frame:
         yield Rule("the account", align="left", style="blue")
         yield _row(board.account_line())
         yield _row(board.figures_line())
-        for line in note:
-            yield _row(Text(printable(line), "yellow"))
+        yield from [_row(Text(printable(line), "yellow")) for line in note]
         if commands:
             yield Rule("send one by hand", align="left", style="blue")
-            yield from (_row(Text(line, "dim")) for line in commands)
+            yield from [_row(Text(line, "dim")) for line in commands]
 
 
 def _header(board: Board, width: int) -> RenderResult:
@@ -284,7 +284,7 @@ class Lines:
     def __init__(self, board: Board, out: IO[str], gone: Callable[[], None]) -> None:
         self.board = board
         self._out = out
-        #: Called when nobody reads any more.
+        #: Called when nobody reads any more, maybe more than once.
         self._gone = gone
         self._next_account = 0.0
 
@@ -324,5 +324,4 @@ class Lines:
             self._out.write(line + "\n")
             self._out.flush()
         except BrokenPipeError:
-            self._out = open(os.devnull, "w")  # noqa: PTH123, SIM115 - as good as nothing
             self._gone()

@@ -59,6 +59,8 @@ class Dispatcher:
         #: The last seq that an offset of this journal can speak of.
         self._known_seq = journal.trusted_seq or 0
         self._wait = FIRST_WAIT
+        #: Set whenever the journal was found to hold nothing pending.
+        self.idle = asyncio.Event()
 
     async def run(self) -> None:
         """Dispatch until cancelled; ends by itself only with FencedError."""
@@ -119,7 +121,7 @@ class Dispatcher:
             journal=self._journal.id,
             last_seq=self._known_seq,
             kafka_offset=offset,
-            meaning="events accepted after the snapshot may be published again if Feishu repeats them",
+            meaning="events accepted since the snapshot are published again if Feishu repeats them",
         )
         await self._settle_below(self._known_seq + 1)
         await self._publisher.close()
@@ -131,6 +133,7 @@ class Dispatcher:
         self._journal.arrived.clear()
         batch = await self._pending()
         if not batch:
+            self.idle.set()
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._journal.arrived.wait(), IDLE_LOOK)
             return
@@ -161,7 +164,7 @@ class Dispatcher:
         try:
             return normalize(event, self._router)
         except Exception as error:  # noqa: BLE001 - one event's fault never stops the next
-            log.error("normalize_failed", seq=event.seq, error=type(error).__name__)
+            log.warning("normalize_failed", seq=event.seq, error=type(error).__name__)
             return dead_letter(event, self._router, DeadLetterReason.INTERNAL_ERROR)
 
     async def _publish(self, batch: Sequence[StoredEvent], records: Sequence[Record]) -> None:

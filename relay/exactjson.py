@@ -1,10 +1,11 @@
-"""JSON that keeps integers of any size exact: orjson, and the standard library where it would not.
+r"""JSON that keeps integers of any size exact: orjson, and the standard library where it would not.
 
-orjson reads an integer beyond 64 bits as a float and refuses lone surrogates (`"\\ud800"`), both of
+orjson reads an integer beyond 64 bits as a float and refuses lone surrogates (`"\ud800"`), both of
 which JSON allows. Only this module decides which of the two reads or writes a document.
 """
 
 import json
+import math
 from typing import Any
 
 import orjson
@@ -28,14 +29,12 @@ def glance(data: bytes) -> Any:
     try:
         return orjson.loads(data)
     except orjson.JSONDecodeError:
-        if b"\\u" not in data:
-            raise
-    return _loads_exact(data)
+        return _loads_exact(data)
 
 
 def _loads_exact(data: bytes) -> Any:
     try:
-        return json.loads(data.decode(), parse_constant=_refuse_constant)
+        return json.loads(data.decode(), parse_constant=_refuse_constant, parse_float=_finite)
     except RecursionError as error:
         message = "nested too deeply"
         raise ValueError(message) from error
@@ -56,6 +55,14 @@ def _dumps_exact(value: Any) -> bytes:
         return text.encode()
     except UnicodeEncodeError:
         return json.dumps(value, separators=(",", ":"), allow_nan=False).encode()
+
+
+def _finite(digits: str) -> float:
+    """Refuse what only an infinity could stand for, as orjson does: it would be written as null."""
+    if math.isinf(number := float(digits)):
+        message = "a number is beyond a double"
+        raise ValueError(message)
+    return number
 
 
 def _refuse_constant(name: str) -> Any:

@@ -26,9 +26,7 @@ T = TypeVar("T")
 MAX_WAITING_BYTES = 64 * 2**20
 
 _COLUMNS = "seq, app, transport, received_at, event_id, event_type, body, replayed"
-_PENDING = (
-    f"SELECT {_COLUMNS} FROM events WHERE outcome IS NULL ORDER BY seq LIMIT ?"  # noqa: S608 - constants
-)
+_PENDING = f"SELECT {_COLUMNS} FROM events WHERE outcome IS NULL ORDER BY seq LIMIT ?"  # noqa: S608 - constants
 _SETTLE = (
     "UPDATE events SET outcome = ?, reason = ?, settled_at = ?"
     " WHERE seq BETWEEN ? AND ? AND outcome IS NULL"

@@ -53,7 +53,8 @@ class JournalView:
 
     def entries(self, outcome: str | None, limit: int) -> list[Entry]:
         """List events, the latest first; `outcome` is `pending` or an Outcome's value."""
-        where, arguments = "", ()
+        where: str = ""
+        arguments: tuple[str, ...] = ()
         if outcome == PENDING:
             where = "WHERE outcome IS NULL"
         elif outcome:

@@ -157,7 +157,7 @@ class Writer:
         try:
             journalfile.transaction(self._connection, lambda: self._write(commit))
             self._log.working()
-        except Exception as error:  # the thread must outlive any fault of one batch
+        except Exception as error:  # noqa: BLE001 - the thread outlives any fault of one batch
             commit.failure = RejectReason.JOURNAL_UNAVAILABLE
             self._log.failing("journal_not_writable", str(error))
         commit.seconds = time.perf_counter() - started

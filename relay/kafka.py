@@ -94,11 +94,9 @@ async def admin_client(settings: Kafka) -> AsyncIterator[AIOKafkaAdminClient]:
             await client.close()
 
 
-async def ensure_topics(
-    admin: AIOKafkaAdminClient, settings: Kafka, topics: Iterable[str]
-) -> None:
+async def ensure_topics(admin: AIOKafkaAdminClient, settings: Kafka, topics: Iterable[str]) -> None:
     """Create what is missing if that is allowed; raises KafkaRefusedError that names the rest."""
-    wanted = {topic: settings.partitions for topic in topics} | {journal_topic(settings): 1}
+    wanted = dict.fromkeys(topics, settings.partitions) | {journal_topic(settings): 1}
     present = set(await admin.list_topics())
     absent = sorted(set(wanted) - present)
     if not absent:

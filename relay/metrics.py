@@ -47,7 +47,7 @@ class Metrics:
     """The counters of one process; `received`, `settled` and `pending` move together."""
 
     def __init__(self) -> None:
-        disable_created_metrics()  # type: ignore[no-untyped-call] - the library has no annotation
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # the library lacks it
         self.registry = registry = CollectorRegistry()
         self._totals = _Totals()
         self._received = Counter(

@@ -139,7 +139,10 @@ def _event_record(
 ) -> Record:
     event, known = body["event"], EVENT_TYPES.get(event_type)
     header = body["header"] if isinstance(body.get("header"), dict) else event
-    app_id, tenant_key = envelope.text(header.get("app_id")), envelope.text(header.get("tenant_key"))
+    app_id, tenant_key = (
+        envelope.text(header.get("app_id")),
+        envelope.text(header.get("tenant_key")),
+    )
     created_at, received_at = _created_at(body), rfc3339(stored.received_at)
     ticket_id = _first_id(event, (known.ticket,) if known else _TICKET_PATHS)
     key = (_first_id(event, (known.key,)) if known and known.key else ticket_id) or stored.event_id
@@ -159,16 +162,16 @@ def _event_record(
     }
     if findings:
         value["unexpected"] = findings
-    schema = event_type if known else OTHER
+    type_header, schema_header = _type_headers(event_type)
     headers = [
         ("content-type", b"application/json"),
         ("ce_specversion", b"1.0"),
         ("ce_id", stored.event_id.encode()),
-        ("ce_type", f"com.feishu.{event_type}".encode()),
+        type_header,
         ("ce_source", _source(tenant_key, app_id)),
         ("ce_partitionkey", key.encode()),
         ("ce_recordedtime", received_at.encode()),
-        ("ce_dataschema", f"urn:feishu-relay:{schema}:1".encode()),
+        schema_header,
     ]
     if ticket_id:
         headers.append(("ce_subject", ticket_id.encode()))
@@ -214,8 +217,8 @@ _DETAILS = {
     DeadLetterReason.NOT_AN_OBJECT: "the body, or its `event`, is not a JSON object",
     DeadLetterReason.NO_EVENT_ID: "the body has no event id",
     DeadLetterReason.NO_EVENT_TYPE: "the body has no event type",
-    DeadLetterReason.TOO_LARGE: "the record is larger than the broker takes; relay's journal has it",
-    DeadLetterReason.INTERNAL_ERROR: "relay failed to normalize the body; relay's journal has it",
+    DeadLetterReason.TOO_LARGE: "the record is larger than the broker takes; the journal has it",
+    DeadLetterReason.INTERNAL_ERROR: "relay failed to normalize the body; the journal has it",
 }
 
 
@@ -241,6 +244,16 @@ def _first_id(event: dict[str, Any], paths: tuple[tuple[str, ...], ...]) -> str 
         if text := envelope.text(str(value) if type(value) is int else value):
             return text
     return None
+
+
+@lru_cache(maxsize=256)
+def _type_headers(event_type: str) -> tuple[tuple[str, bytes], tuple[str, bytes]]:
+    """Give the headers that depend on the event type alone."""
+    schema = event_type if event_type in EVENT_TYPES else OTHER
+    return (
+        ("ce_type", f"com.feishu.{event_type}".encode()),
+        ("ce_dataschema", f"urn:feishu-relay:{schema}:1".encode()),
+    )
 
 
 @lru_cache(maxsize=256)

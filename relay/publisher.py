@@ -50,7 +50,7 @@ class _Session:
         self._producer: AIOKafkaProducer | None = None
 
     async def _start(self, transactional_id: str | None) -> AIOKafkaProducer:
-        """Make sure of the topics and connect a producer; with an id this fences its earlier one."""
+        """Make sure of the topics and connect a producer; with an id this fences earlier ones."""
         async with kafka.admin_client(self._settings) as admin:
             await kafka.ensure_topics(admin, self._settings, self._topics)
         self._producer = AIOKafkaProducer(
@@ -64,6 +64,11 @@ class _Session:
         await self._producer.start()
         return self._producer
 
+    def _opened(self) -> AIOKafkaProducer:
+        if self._producer is None:
+            raise KafkaUnavailableError("the publisher is not open")
+        return self._producer
+
     async def _send(self, producer: AIOKafkaProducer, records: Sequence[Record]) -> None:
         """Send all records and wait for the brokers' word on each."""
         batches: dict[tuple[str, int], tuple[Any, list[int]]] = {}
@@ -72,7 +77,9 @@ class _Session:
             target = (record.topic, await _partition(producer, record))
             batch, positions = batches.get(target) or (producer.create_batch(), [])
             if not _append(batch, record):
-                sent.append((await producer.send_batch(batch, target[0], partition=target[1]), positions))
+                sent.append(
+                    (await producer.send_batch(batch, target[0], partition=target[1]), positions)
+                )
                 batch, positions = producer.create_batch(), []
                 _append(batch, record)
             positions.append(position)
@@ -134,8 +141,7 @@ class ExactlyOncePublisher(_Session):
 
     async def publish(self, records: Sequence[Record], last_seq: int) -> None:
         """Commit the records and `last_seq` + 1 as one; on any error nothing is known."""
-        producer = self._producer
-        assert producer is not None
+        producer = self._opened()
         place = TopicPartition(self._journal_topic, 0)
         async with kafka.translated(), asyncio.timeout(self._settings.timeout):
             await producer.begin_transaction()
@@ -156,9 +162,8 @@ class AtLeastOncePublisher(_Session):
     async def publish(self, records: Sequence[Record], last_seq: int) -> None:
         """Publish the records; they are on all in-sync replicas when this returns."""
         del last_seq
-        assert self._producer is not None
         async with kafka.translated(), asyncio.timeout(self._settings.timeout):
-            await self._send(self._producer, records)
+            await self._send(self._opened(), records)
 
 
 def _append(batch: Any, record: Record) -> bool:

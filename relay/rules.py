@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
 
@@ -17,9 +18,11 @@ Findings = dict[str, Any]
 _INTEGER = re.compile(r"-?[0-9]{1,4000}")
 _NUMBER = re.compile(r"-?[0-9]{1,15}(\.[0-9]{1,15})?")
 #: Digits of a positive instant → how many of its units make a second (contract: instant).
-_UNITS = {digits: 1 for digits in range(1, 12)}
-_UNITS |= {digits: 1_000 for digits in range(12, 15)}
-_UNITS |= {digits: 1_000_000 for digits in range(15, 18)}
+_UNITS = (
+    dict.fromkeys(range(1, 12), 1)
+    | dict.fromkeys(range(12, 15), 1_000)
+    | dict.fromkeys(range(15, 18), 1_000_000)
+)
 
 
 class Unexpected(Exception):  # noqa: N818 - a finding about a value, never an error of ours
@@ -94,18 +97,8 @@ def rfc3339(milliseconds: int) -> str:
 
 @lru_cache(maxsize=4096)
 def _minute(minutes: int) -> str:
-    """Write minutes since 1970 to the minute (Hinnant's civil_from_days: any year fits)."""
-    days, minutes = divmod(minutes, 1440)
-    era, day_of_era = divmod(days + 719468, 146097)
-    year_of_era = (
-        day_of_era - day_of_era // 1460 + day_of_era // 36524 - day_of_era // 146096
-    ) // 365
-    day_of_year = day_of_era - (365 * year_of_era + year_of_era // 4 - year_of_era // 100)
-    shifted = (5 * day_of_year + 2) // 153
-    month = shifted + 3 if shifted < 10 else shifted - 9
-    year = year_of_era + era * 400 + (month <= 2)
-    day = day_of_year - (153 * shifted + 2) // 5 + 1
-    return f"{year:04}-{month:02}-{day:02}T{minutes // 60:02}:{minutes % 60:02}"
+    """Write minutes since 1970 to the minute; instants of one event mostly share it."""
+    return datetime.fromtimestamp(minutes * 60, UTC).isoformat()[:16]
 
 
 def identifier(name: str) -> Rule:
@@ -189,8 +182,12 @@ def array(items: Table | None = None) -> Kind:
         def apply(result: Json, value: Any, findings: Findings, pointer: str) -> None:
             elements = _to_list(value)
             if items:
+                place = f"{pointer}/{name}"
                 elements = [
-                    apply_table(items, element, findings, f"{pointer}/{name}/{index}")
+                    # A single object stands in the input without an index.
+                    apply_table(
+                        items, element, findings, place if element is value else f"{place}/{index}"
+                    )
                     if isinstance(element, dict)
                     else element
                     for index, element in enumerate(elements)

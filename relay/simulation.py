@@ -108,11 +108,15 @@ def sentence(summary: Summary, seconds: float) -> str:
         return "Nothing was sent."
     verdict = "every answer was as it must be"
     if summary.unexpected:
-        verdict = f"[red]{summary.unexpected:,} answers were not as they must be[/]"
+        verdict = f"[red]{_counted(summary.unexpected, 'answer')} not as it must be[/]"
     middle, tail = summary.quantile(0.5) * 1000, summary.quantile(0.99) * 1000
     rate = summary.sent / max(seconds, 0.001)
     return (
-        f"{summary.sent:,} requests in {seconds:.1f} s ({rate:,.0f}/s); "
+        f"{_counted(summary.sent, 'request')} in {seconds:.1f} s ({rate:,.0f}/s); "
         f"{verdict}; answered in {middle:.1f} ms (p50), {tail:.1f} ms (p99), "
         f"{summary.slowest * 1000:.1f} ms (slowest)."
     )
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 from http import HTTPStatus
+from io import BytesIO
 
 import aiohttp
 import orjson
@@ -307,7 +308,7 @@ class Simulator:
         begun, status, problem = time.perf_counter(), NO_ANSWER, ""
         try:
             async with session.post(
-                self._options.url, data=request.body, headers=request.headers
+                self._options.url, data=BytesIO(request.body), headers=request.headers
             ) as response:
                 await response.read()
                 status = response.status

@@ -9,7 +9,7 @@ import time
 import unicodedata
 from base64 import b64encode
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import chain
@@ -70,16 +70,14 @@ class Tail:
         self._topics = frozenset(topics)
         self._servers = kafka_options["bootstrap_servers"]
         self._from_beginning = from_beginning
-        consumer_only = {"check_crcs"}
-        self._client = AIOKafkaClient(
-            **{name: value for name, value in kafka_options.items() if name not in consumer_only}
-        )
+        self._client = AIOKafkaClient(**kafka_options)
         self._consumer = AIOKafkaConsumer(
             **kafka_options,
             group_id=None,
             enable_auto_commit=False,
             isolation_level="read_committed",
             auto_offset_reset="earliest",
+            check_crcs=False,  # the embedded broker's transaction markers carry none
         )
         self._positions: dict[TopicPartition, int] = {}
 
@@ -171,15 +169,14 @@ async def show(
     as_json: bool = False,
 ) -> None:
     """Print records as they come, one line each; Ctrl-C ends it quietly."""
-    try:
-        async for record in records:
-            if as_json:
-                console.file.write(as_line(record) + "\n")
-                console.file.flush()
-            else:
-                console.print(render(record, prefix, width=console.width), soft_wrap=True)
-    except asyncio.CancelledError:
-        return
+    async with aclosing(records):
+        with suppress(asyncio.CancelledError):
+            async for record in records:
+                if as_json:
+                    console.file.write(as_line(record) + "\n")
+                    console.file.flush()
+                else:
+                    console.print(render(record, prefix, width=console.width), soft_wrap=True)
 
 
 def render(record: Seen, prefix: str = "", *, width: int = 120) -> Text:
@@ -190,17 +187,17 @@ def render(record: Seen, prefix: str = "", *, width: int = 120) -> Text:
     topic = column(name, 25) if wide else column(name.removeprefix("helpdesk."), 16)
     place = f"{record.partition}/{record.offset}"
     left = max(8, min(width - (66 if wide else 47) - len(place), SUMMARY_WIDTH + 2))
-    line = Text(local_time(record.timestamp / 1000), style="dim")
+    line = Text.assemble((local_time(record.timestamp / 1000), "dim"))
     if reason := record.header("relay_reason"):
         line.append(topic, "red")
         line.append(short_id(printable(record.key or b""), wide=wide), "red")
         line.append(column(f"{reason}: {record.header('relay_detail')}", 10 + left), "bold red")
     else:
         line.append(topic, "cyan")
-        line.append(short_id(ticket, wide=wide), "not dim")
-        line.append(column(short, 10), TYPE_STYLES.get(short, "not dim"))
-        line.append(column(rest, left), "not dim")
-    return line.append(place)
+        line.append(short_id(ticket, wide=wide))
+        line.append(column(short, 10), TYPE_STYLES.get(short, ""))
+        line.append(column(rest, left))
+    return line.append(place, "dim")
 
 
 def local_time(seconds: float) -> str:

@@ -59,7 +59,7 @@ class WebhookServer:
         await self._runner.cleanup()
 
     async def _answer(self, request: web.BaseRequest) -> web.Response:
-        app = _app(request.path)
+        app = _app(request.raw_path)
         started = time.perf_counter()
         try:
             outcome = await self._receive(request, app)
@@ -122,7 +122,10 @@ class WebhookServer:
 
 
 def _app(path: str) -> str | None:
-    """Name the app that a path means."""
+    """Name the app that a request's target means."""
+    if path == PATH:
+        return DEFAULT_APP
+    path = path.partition("?")[0]
     if path == PATH:
         return DEFAULT_APP
     name = path.removeprefix(PATH + "/")
