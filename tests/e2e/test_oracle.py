@@ -1,0 +1,113 @@
+"""The promise under fire: killed again and again, every 200 is on Kafka, once and in order."""
+
+import asyncio
+import os
+import random
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.conftest import Say
+from tests.e2e.crash import POINTS
+from tests.e2e.process import Relay
+from tests.kafka_server import Broker
+from tests.oracle import Oracle, Report, consume
+
+#: Read before any test runs: inside a test the environment has no RELAY_ variable.
+KILLS = int(os.environ.get("RELAY_SOAK_KILLS", "32"))
+#: Of them, with at-least-once delivery.
+KILLS_AT_LEAST_ONCE = max(6, KILLS // 5)
+
+#: Each point once. What recovery has to do there is left by the kill before.
+CRASHES = (
+    "insert.before",
+    "insert.after",
+    "commit.before",
+    "commit.after",
+    "resolve.before",
+    "resolve.after",
+    "begin.before",
+    "begin.after",
+    "records.queued",
+    "records.sent",
+    "offsets.sent",
+    "transaction.before",
+    "transaction.during",
+    "transaction.after",
+    "recovery.opened",
+    "recovery.settle",
+    "recovery.settled",
+    "recovery.trust",
+    "recovery.trusted",
+    "settle.before",
+    "settle.after",
+)
+CRASHES_AT_LEAST_ONCE = ("commit.after", "records.queued", "records.sent", "settle.before")
+#: Any moment.
+RANDOM = ""
+
+
+def plan(points: tuple[str, ...], kills: int, rng: random.Random) -> list[str]:
+    """Each point once in its order, then points and random moments in turn."""
+    more = [rng.choice(points) if n % 2 else RANDOM for n in range(max(0, kills - len(points)))]
+    return [*points, *more][:kills]
+
+
+async def kill(relay: Relay, point: str, rng: random.Random) -> None:
+    """Let a process live until the point, or for a while, and die there."""
+    if point:
+        passages = 1 if point.startswith("recovery") else rng.randint(1, 6)
+        relay.start(crash=f"{point}:{passages}")
+        assert await relay.ended() == -signal.SIGKILL, point
+    else:
+        await relay.serving()
+        await asyncio.sleep(rng.uniform(0, 1))
+        relay.kill()
+        await relay.ended()
+
+
+async def fire(relay: Relay, oracle: Oracle, kills: list[str], rng: random.Random) -> Report:
+    """Kill it so often under load, let it finish its work, and compare."""
+    async with oracle.load():
+        for point in kills:
+            await kill(relay, point, rng)
+        await relay.serving()
+    await relay.drained(60)
+    assert await relay.stopped() == 0
+    return oracle.compare(await consume(relay.bootstrap, relay.prefix))
+
+
+@pytest.mark.timeout(120 + 15 * KILLS)
+async def test_exactly_once_over_kills(
+    kafka: Broker, tmp_path: Path, topic_prefix: str, say: Say
+) -> None:
+    """Killed at every step of accepting, publishing and recovering, and at random moments."""
+    rng = random.Random(KILLS)
+    async with Relay(tmp_path, kafka.bootstrap, topic_prefix) as relay:
+        oracle = Oracle(relay.url)
+        report = await fire(relay, oracle, plan(CRASHES, KILLS, rng), rng)
+    say(f"{KILLS} kills: {report}; answers {dict(oracle.answers)}, p99 {oracle.p99:.3f} s")
+    assert report.acknowledged > 100 * min(KILLS, 20)
+    assert not report.faults(), report.faults()
+
+
+@pytest.mark.timeout(120 + 15 * KILLS_AT_LEAST_ONCE)
+async def test_at_least_once_over_kills(
+    kafka: Broker, tmp_path: Path, topic_prefix: str, say: Say
+) -> None:
+    """Without transactions a kill may repeat events; it loses none and keeps their order."""
+    rng = random.Random(KILLS)
+    delivery = {"KAFKA__DELIVERY": "at-least-once"}
+    async with Relay(tmp_path, kafka.bootstrap, topic_prefix, **delivery) as relay:
+        oracle = Oracle(relay.url)
+        kills = plan(CRASHES_AT_LEAST_ONCE, KILLS_AT_LEAST_ONCE, rng)
+        report = await fire(relay, oracle, kills, rng)
+    say(f"{len(kills)} kills: {report}")
+    assert not report.faults(may_repeat=True), report.faults(may_repeat=True)
+
+
+def test_every_oracle_point_exists() -> None:
+    """A crash point that is never tried, or a name that is none, would prove nothing."""
+    assert set(CRASHES) | {"renew.before", "renew.after"} == set(POINTS)
+    assert set(CRASHES_AT_LEAST_ONCE) <= set(POINTS)

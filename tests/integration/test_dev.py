@@ -1,0 +1,191 @@
+"""`relay dev` inside this process: all of it, on the embedded broker and on a real one."""
+
+import asyncio
+import io
+import os
+import re
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Self
+
+import pytest
+from rich.console import Console
+
+from relay import dev
+from relay.dev import DevOptions
+from relay.devview import Board, Places
+from relay.errors import KafkaUnavailableError, SettingsError
+from relay.metrics import Metrics
+from relay.tail import Seen, Tail
+from tests.kafka_server import Broker
+
+FAST = DevOptions(rate=100, repeat=0.2, hostile=0.2, seed=1, duration=1)
+ACCOUNT = re.compile(
+    r"received (\d+) = published (\d+) \+ duplicate (\d+) \+ dead-lettered 0 \+ pending 0  ✓"
+)
+
+
+@pytest.fixture(autouse=True)
+def nothing_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """However it ends, its temporary directory is gone."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    yield
+    assert list(tmp_path.iterdir()) == []
+
+
+async def test_everything_sent_is_accounted_for_and_seen_once(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert await dev.run(FAST) == 0
+    out = capsys.readouterr().out
+    *_, account = ACCOUNT.findall(out)
+    received, published, duplicate = (int(number) for number in account)
+    assert received == published + duplicate
+    assert published > 30
+    assert duplicate > 0
+    assert f"consumer {published}" in out
+    assert "TWICE" not in out
+    assert "UNEXPECTED" not in out
+    assert "must be" not in out.replace("as it must be", "")
+
+
+async def test_a_real_broker_is_used_when_one_is_named(
+    kafka: Broker,
+    topic_prefix: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("RELAY_KAFKA__BOOTSTRAP_SERVERS", kafka.bootstrap)
+    monkeypatch.setenv("RELAY_KAFKA__TOPIC_PREFIX", topic_prefix)
+    monkeypatch.setenv("RELAY_KAFKA__PARTITIONS", "2")
+    monkeypatch.setenv("RELAY_KAFKA__REPLICATION_FACTOR", "1")
+    assert await dev.run(DevOptions(rate=50, seed=1, duration=4)) == 0
+    out = capsys.readouterr().out
+    *_, (_, published, _) = ACCOUNT.findall(out)
+    assert f"consumer {published}" in out
+    assert "(embedded)" not in out
+
+
+async def test_taken_ports_are_no_obstacle(capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.socket() as webhook, socket.socket() as admin:
+        for holder, port in ((webhook, 8080), (admin, 9090)):
+            holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                holder.bind(("127.0.0.1", port))
+                holder.listen()
+            except OSError:
+                continue  # somebody else holds it already, which will do
+        assert await dev.run(FAST) == 0
+    assert ":8080/" not in capsys.readouterr().out
+
+
+async def test_a_signal_ends_it(capsys: pytest.CaptureFixture[str]) -> None:
+    loop = asyncio.get_running_loop()
+    loop.call_later(1.5, os.kill, os.getpid(), signal.SIGTERM)
+    assert await dev.run(DevOptions(rate=50)) == 0
+    assert ACCOUNT.search(capsys.readouterr().out)
+
+
+async def test_a_second_signal_does_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither for what is published nor for the consumer; nothing is left behind."""
+    monkeypatch.setenv("RELAY_DRAIN__DELAY", "30")
+    loop = asyncio.get_running_loop()
+    for moment in (1.5, 1.8):
+        loop.call_later(moment, os.kill, os.getpid(), signal.SIGINT)
+    async with asyncio.timeout(15):
+        assert await dev.run(DevOptions(rate=50)) == 130
+
+
+async def test_mistakes_in_the_environment_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RELAY_KAFKA__PARTITIONS", "many")
+    with pytest.raises(SettingsError, match="RELAY_KAFKA__PARTITIONS"):
+        await dev.run(FAST)
+
+
+async def test_a_named_broker_that_is_away_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RELAY_KAFKA__BOOTSTRAP_SERVERS", "127.0.0.1:1")
+    with pytest.raises(KafkaUnavailableError, match=r"no broker answers at 127\.0\.0\.1:1"):
+        await dev.run(FAST)
+
+
+async def test_a_port_that_is_set_and_taken_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        holder.listen()
+        monkeypatch.setenv("RELAY_WEBHOOK__PORT", str(holder.getsockname()[1]))
+        with pytest.raises(OSError, match="address already in use"):
+            await dev.run(FAST)
+
+
+@pytest.mark.parametrize("error", [KafkaUnavailableError("gone"), StopAsyncIteration()])
+async def test_a_consumer_that_ends_is_not_passed_over(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Failing:
+        def __aiter__(self) -> Self:
+            return self
+
+        async def __anext__(self) -> Seen:
+            raise error
+
+    monkeypatch.setattr(Tail, "records", lambda _: Failing())
+    if isinstance(error, StopAsyncIteration):
+        assert await dev.run(DevOptions(rate=50)) == 0
+        return
+    with pytest.raises(KafkaUnavailableError, match="gone"):
+        await dev.run(DevOptions(rate=50))
+
+
+def test_output_that_nobody_reads_ends_it() -> None:
+    read, write = os.pipe()
+    os.close(read)
+    stop = asyncio.Event()
+    with os.fdopen(write, "w") as out:
+        places = Places(
+            command="relay",
+            webhook="w",
+            admin="a",
+            broker="b",
+            topic_prefix="",
+            encrypt_key="k",
+            verification_token="t",
+            plain_token="t",
+        )
+        board = Board(places, Metrics().account)
+        with dev._view(board, Console(file=out), stop):
+            assert stop.is_set()
+
+
+async def test_on_a_terminal_it_takes_the_screen(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stdout", terminal)
+    monkeypatch.setenv("TERM", "xterm-256color")
+    assert await dev.run(FAST) == 0
+    enter, leave = "\x1b[?1049h", "\x1b[?1049l"
+    assert enter in terminal.getvalue()
+    assert "received" in terminal.getvalue().rpartition(leave)[2]
+
+
+@pytest.mark.parametrize(
+    ("called", "on_path", "shown"),
+    [
+        ("/opt/venv/bin/relay", "/opt/venv/bin/relay", "relay"),
+        ("-c", None, "relay"),
+        ("./.venv/bin/relay", "/usr/bin/relay", ".venv/bin/relay"),
+    ],
+)
+def test_the_command_to_copy_is_one_that_this_shell_knows(
+    called: str, on_path: str | None, shown: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", [called, "dev"])
+    monkeypatch.setattr(shutil, "which", lambda _: on_path)
+    assert dev._command() == shown

@@ -1,0 +1,722 @@
+"""What an answer of 200 rests on: stored, once, in order, bounded, and never somebody else's file."""
+
+import asyncio
+import resource
+import shutil
+import sqlite3
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import pytest
+
+from relay import journal as journal_module
+from relay import journalfile, journalwriter
+from relay.errors import (
+    JournalDamagedError,
+    JournalError,
+    JournalForeignError,
+    JournalLockedError,
+    RejectedError,
+    RejectReason,
+)
+from relay.events import DeadLetterReason, Outcome, Settlement
+from relay.journal import Journal
+from relay.metrics import Account, Metrics
+from tests.fakes import event, journal_at, until
+
+NOW = 1_767_323_045_678
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "data" / "journal.db"
+
+
+@contextmanager
+def rows(path: Path) -> Iterator[sqlite3.Connection]:
+    """Look at the file as another process would."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        yield connection
+
+
+@contextmanager
+def write_lock(path: Path) -> Iterator[None]:
+    """Hold the file's write lock, so that no commit can happen."""
+    with rows(path) as connection:
+        connection.execute("BEGIN IMMEDIATE")
+        yield
+        connection.execute("ROLLBACK")
+
+
+@contextmanager
+def disk_limit(size: int) -> Iterator[None]:
+    """Let no file of this process grow beyond a size: writes fail as on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+async def settle_all(journal: Journal, outcome: Outcome = Outcome.PUBLISHED, at: int = NOW) -> int:
+    batch = await journal.pending(10_000, 2**30)
+    endings = [Settlement(seq=one.seq, outcome=outcome) for one in batch]
+    await journal.settle(endings, at)
+    return len(batch)
+
+
+async def refusal(journal: Journal, event_id: str, body: bytes = b"{}") -> RejectReason:
+    with pytest.raises(RejectedError) as caught:
+        await journal.add(event(event_id, body))
+    return caught.value.reason
+
+
+async def ids(journal: Journal) -> list[str]:
+    return [one.event_id for one in await journal.pending(10_000, 2**30)]
+
+
+async def test_an_accepted_event_is_in_the_file(path: Path) -> None:
+    """Another process sees the row as soon as the answer is given."""
+    async with journal_at(path) as journal:
+        assert await journal.add(event("e-1", b"body")) is Outcome.ACCEPTED
+        with rows(path) as connection:
+            assert [(1, "default", "e-1", "webhook", b"body", None)] == connection.execute(
+                "SELECT seq, app, event_id, transport, body, outcome FROM events"
+            ).fetchall()
+
+
+async def test_no_answer_before_the_commit(path: Path) -> None:
+    """As long as nothing can be committed, nobody is told anything."""
+    async with journal_at(path) as journal:
+        with write_lock(path):
+            adding = [asyncio.create_task(journal.add(event(f"e-{n}"))) for n in range(3)]
+            assert await journal.oldest_pending() is None
+            assert not any(task.done() for task in adding)
+        assert [Outcome.ACCEPTED] * 3 == await asyncio.gather(*adding)
+
+
+async def test_many_waiters_share_a_commit(path: Path) -> None:
+    """Fsyncs do not grow with the load."""
+    metrics = Metrics()
+    async with journal_at(path, metrics) as journal:
+        with write_lock(path):
+            adding = [asyncio.create_task(journal.add(event(f"e-{n}"))) for n in range(300)]
+            await journal.oldest_pending()
+        await asyncio.gather(*adding)
+    commits = metrics.registry.get_sample_value("relay_commit_seconds_count")
+    assert commits is not None
+    assert 1 <= commits <= 3
+
+
+async def test_order_of_calls_is_the_order_of_the_journal(path: Path) -> None:
+    async with journal_at(path) as journal:
+        expected = [f"e-{n}" for n in range(500)]
+        await asyncio.gather(*(journal.add(event(name)) for name in expected))
+        assert expected == await ids(journal)
+
+
+async def test_repeat_in_the_same_commit_is_a_duplicate(path: Path) -> None:
+    async with journal_at(path) as journal:
+        with write_lock(path):
+            names = ["a", "b", "a", "c", "b", "a"]
+            adding = [asyncio.create_task(journal.add(event(name))) for name in names]
+            await journal.oldest_pending()
+        found = await asyncio.gather(*adding)
+        new, old = Outcome.ACCEPTED, Outcome.DUPLICATE
+        assert [new, new, old, new, old, old] == found
+        assert await ids(journal) == ["a", "b", "c"]
+
+
+async def test_repeat_is_a_duplicate_whatever_became_of_the_first(path: Path) -> None:
+    """Pending, settled, and after a restart; another app's event of the same id is another one."""
+    async with journal_at(path) as journal:
+        assert await journal.add(event("a")) is Outcome.ACCEPTED
+        assert await journal.add(event("a")) is Outcome.DUPLICATE
+        await settle_all(journal)
+        assert await journal.add(event("a")) is Outcome.DUPLICATE
+    async with journal_at(path) as journal:
+        assert await journal.add(event("a", b"other bytes")) is Outcome.DUPLICATE
+        assert await journal.add(event("a", app="second")) is Outcome.ACCEPTED
+
+
+async def test_dead_letter_is_stored_like_an_event(path: Path) -> None:
+    """And its repeat is a duplicate."""
+    async with journal_at(path) as journal:
+        letter = event("digest", b"[]", dead_letter=DeadLetterReason.NOT_AN_OBJECT)
+        assert await journal.add(letter) is Outcome.DEAD_LETTER
+        assert await journal.add(letter) is Outcome.DUPLICATE
+        assert await ids(journal) == ["digest"]
+
+
+async def test_pending_is_bounded_by_count_and_bytes(path: Path) -> None:
+    """At least one, however large it is."""
+    async with journal_at(path) as journal:
+        for n in range(5):
+            await journal.add(event(f"e-{n}", b"x" * 100))
+        assert [3, 5, 1, 2, 0] == [
+            len(await journal.pending(limit, size))
+            for limit, size in [(3, 10**6), (9, 10**6), (9, 1), (9, 101), (0, 1)]
+        ]
+
+
+async def test_settled_events_are_pending_no_more(path: Path) -> None:
+    """Each with its own ending; what ended stays as it ended."""
+    async with journal_at(path) as journal:
+        for n in range(5):
+            await journal.add(event(f"e-{n}", received_at=NOW + n))
+        assert await journal.oldest_pending() == NOW
+        endings = [
+            Settlement(seq=1, outcome=Outcome.PUBLISHED),
+            Settlement(seq=2, outcome=Outcome.PUBLISHED),
+            Settlement(
+                seq=3, outcome=Outcome.DEAD_LETTER, reason=DeadLetterReason.INTERNAL_ERROR
+            ),
+            Settlement(seq=4, outcome=Outcome.DUPLICATE),
+        ]
+        await journal.settle(endings, NOW)
+        await journal.settle([Settlement(seq=1, outcome=Outcome.DUPLICATE)], NOW + 1)
+        assert await ids(journal) == ["e-4"]
+        assert await journal.oldest_pending() == NOW + 4
+        with rows(path) as connection:
+            assert [
+                ("published", None, NOW),
+                ("published", None, NOW),
+                ("dead_letter", "internal_error", NOW),
+                ("duplicate", None, NOW),
+                (None, None, None),
+            ] == connection.execute("SELECT outcome, reason, settled_at FROM events").fetchall()
+
+
+async def test_backlog_counts_as_received_at_the_next_start(path: Path) -> None:
+    """So that the account of every process balances."""
+    async with journal_at(path) as journal:
+        for n in range(4):
+            await journal.add(event(f"e-{n}", app=f"app-{n % 2}"))
+        await journal.settle([Settlement(seq=1, outcome=Outcome.PUBLISHED)], NOW)
+    metrics = Metrics()
+    async with journal_at(path, metrics) as journal:
+        expected = Account(received=3, published=0, duplicate=0, dead_letter=0, pending=3)
+        assert expected == metrics.account()
+        assert journal.arrived.is_set()
+        received = metrics.registry.get_sample_value
+        assert received("relay_received_total", {"app": "app-1", "transport": "webhook"}) == 2
+
+
+async def test_empty_journal_has_nothing_to_dispatch(path: Path) -> None:
+    async with journal_at(path) as journal:
+        assert not journal.arrived.is_set()
+        await journal.add(event())
+        assert journal.arrived.is_set()
+
+
+async def test_replayed_row_counts_once(path: Path) -> None:
+    """`relay events replay` is another process: its row is counted when it is first read."""
+    metrics = Metrics()
+    async with journal_at(path, metrics) as journal:
+        await journal.add(event("a"))
+        await settle_all(journal)
+        with rows(path) as connection:
+            connection.execute("DELETE FROM events")
+            connection.execute(
+                "INSERT INTO events (app, event_id, event_type, transport, received_at, body,"
+                " replayed) VALUES ('default', 'a', 't', 'webhook', 1, x'', 1)"
+            )
+        for _ in range(2):
+            (found,) = await journal.pending(10, 10)
+            assert found.replayed
+            assert metrics.account().received == 2
+        await journal.add(event("b"))
+        assert (await ids(journal), metrics.account().received) == (["a", "b"], 3)
+
+
+async def test_id_belongs_to_the_file(path: Path, tmp_path: Path) -> None:
+    """It survives a restart, and no two files share one."""
+    async with journal_at(path) as journal, journal_at(tmp_path / "other.db") as other:
+        first = journal.id
+        assert uuid.UUID(first).version == 4
+        assert first != other.id
+    async with journal_at(path) as journal:
+        assert first == journal.id
+        await journal.renew_id()
+        renewed = journal.id
+        assert renewed != first
+    async with journal_at(path) as journal:
+        assert renewed == journal.id
+
+
+async def test_only_rows_that_kafka_can_know_are_trusted(path: Path) -> None:
+    """Until Kafka has been heard, restarts do not make younger rows trusted."""
+    async with journal_at(path) as journal:
+        assert journal.trusted_seq == 0
+        await journal.add(event("a"))
+    async with journal_at(path) as journal:
+        assert journal.trusted_seq == 0
+        await journal.trust_own()
+        assert journal.trusted_seq is None
+        await journal.add(event("b"))
+    async with journal_at(path) as journal:
+        assert journal.trusted_seq == 2
+        await journal.add(event("c"))
+    async with journal_at(path) as journal:
+        assert journal.trusted_seq == 2
+
+
+async def test_numbers_are_never_used_twice(path: Path) -> None:
+    """Not even after everything was deleted: Kafka's offset speaks of them."""
+    async with journal_at(path) as journal:
+        await journal.add(event("a"))
+        await journal.add(event("b"))
+        await settle_all(journal)
+        await journal.trust_own()
+    with rows(path) as connection:
+        connection.execute("DELETE FROM events")
+    async with journal_at(path) as journal:
+        assert journal.trusted_seq == 2
+        await journal.add(event("c"))
+        (found,) = await journal.pending(1, 1)
+        assert found.seq == 3
+
+
+def insert(connection: sqlite3.Connection, name: str, **columns: object) -> None:
+    row = {
+        "app": "default",
+        "event_id": name,
+        "event_type": "t",
+        "transport": "webhook",
+        "received_at": 1,
+        "body": b"x",
+        **columns,
+    }
+    names, marks = ", ".join(row), ", ".join("?" * len(row))
+    connection.execute(
+        f"INSERT INTO events ({names}) VALUES ({marks})",  # noqa: S608 - names of this file
+        tuple(row.values()),
+    )
+
+
+def left(path: Path) -> list[str]:
+    with rows(path) as connection:
+        return [row[0] for row in connection.execute("SELECT event_id FROM events ORDER BY seq")]
+
+
+async def test_settled_events_go_after_the_window(path: Path) -> None:
+    """Not before, and never what is undecided or stands behind something pending."""
+    async with journal_at(path):
+        pass
+    now = int(time.time() * 1000)
+    old, young = now - 8 * 3600_000 - 1000, now - 8 * 3600_000 + 600_000
+    with rows(path) as connection:
+        for n in range(100):
+            insert(connection, f"old-{n}", outcome="published", settled_at=old)
+        insert(connection, "letter", outcome="dead_letter", reason="no_event_id", settled_at=old)
+        insert(connection, "large", outcome="dead_letter", reason="too_large", settled_at=old)
+        insert(connection, "fault", outcome="dead_letter", reason="internal_error", settled_at=old)
+        insert(connection, "young", outcome="published", settled_at=young)
+        insert(connection, "pending")
+        insert(connection, "behind", outcome="published", settled_at=old)
+    expected = ["large", "fault", "young", "pending", "behind"]
+    async with journal_at(path, window=8 * 3600) as journal:
+        await until(lambda: len(left(path)) <= len(expected))
+        assert expected == left(path)
+        assert await journal.add(event("young")) is Outcome.DUPLICATE
+        assert await journal.add(event("old-1")) is Outcome.ACCEPTED
+
+
+async def test_full_journal_refuses_and_goes_on_by_itself(path: Path) -> None:
+    """What goes first are the bodies of settled events: their ids still tell duplicates."""
+    body = b"x" * 10_000
+    metrics = Metrics()
+    async with journal_at(path, metrics, max_bytes=400_000) as journal:
+        taken = []
+        for n in range(100):
+            try:
+                await journal.add(event(f"e-{n}", body))
+            except RejectedError as error:
+                assert error.reason is RejectReason.JOURNAL_FULL  # noqa: PT017 - some are taken
+                break
+            taken.append(f"e-{n}")
+        assert 10 < len(taken) < 60
+        assert not await journal.probe()
+        assert taken == await ids(journal)
+        await settle_all(journal)
+        await until(lambda: not journal._full)
+        assert await journal.probe()
+        assert await journal.add(event(taken[0], body)) is Outcome.DUPLICATE
+        assert await journal.add(event("new", body)) is Outcome.ACCEPTED
+        account = metrics.account()
+        assert (account.received, account.pending, account.duplicate) == (len(taken) + 2, 1, 1)
+
+
+async def test_full_journal_stays_full_while_everything_is_pending(path: Path) -> None:
+    """An event is never thrown out for another."""
+    async with journal_at(path, max_bytes=1) as journal:
+        assert await journal.add(event("a")) is Outcome.ACCEPTED
+        looks = journal._writer._tidied_at
+        await until(lambda: journal._writer._tidied_at > looks)
+        assert await refusal(journal, "b") is RejectReason.JOURNAL_FULL
+        assert await ids(journal) == ["a"]
+
+
+async def test_dead_letters_keep_their_bodies_when_space_is_short(path: Path) -> None:
+    """An operator has yet to decide."""
+    async with journal_at(path, max_bytes=1) as journal:
+        await journal.add(event("a", b"keep"))
+        reason = DeadLetterReason.INTERNAL_ERROR
+        await journal.settle([Settlement(seq=1, outcome=Outcome.DEAD_LETTER, reason=reason)], NOW)
+        looks = journal._writer._tidied_at
+        await until(lambda: journal._writer._tidied_at > looks)
+        with rows(path) as connection:
+            assert connection.execute("SELECT body FROM events").fetchall() == [(b"keep",)]
+
+
+async def test_too_many_waiting_are_refused(path: Path) -> None:
+    """A stuck disk costs a bounded number of requests; those that wait are still stored."""
+    async with journal_at(path, max_waiting=2) as journal:
+        with write_lock(path):
+            adding = [asyncio.create_task(journal.add(event(f"e-{n}"))) for n in range(2)]
+            await journal.oldest_pending()
+            assert await refusal(journal, "late") is RejectReason.OVERLOADED
+        assert [Outcome.ACCEPTED] * 2 == await asyncio.gather(*adding)
+        assert await journal.add(event("late")) is Outcome.ACCEPTED
+
+
+async def test_too_many_bytes_waiting_are_refused(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Memory is bounded too."""
+    monkeypatch.setattr(journal_module, "MAX_WAITING_BYTES", 1000)
+    async with journal_at(path) as journal:
+        with write_lock(path):
+            adding = asyncio.create_task(journal.add(event("a", b"x" * 1000)))
+            await journal.oldest_pending()
+            assert await refusal(journal, "b") is RejectReason.OVERLOADED
+        assert await adding is Outcome.ACCEPTED
+        assert await journal.add(event("b")) is Outcome.ACCEPTED
+
+
+async def test_abandoned_waiter_changes_nothing(path: Path) -> None:
+    """A client that went away: its event is stored, the others get their answer."""
+    metrics = Metrics()
+    async with journal_at(path, metrics) as journal:
+        with write_lock(path):
+            adding = [asyncio.create_task(journal.add(event(f"e-{n}"))) for n in range(2)]
+            await journal.oldest_pending()
+            adding[0].cancel()
+        assert await adding[1] is Outcome.ACCEPTED
+        assert await ids(journal) == ["e-0", "e-1"]
+        assert metrics.account().pending == 2
+
+
+async def test_close_finishes_what_waits(path: Path) -> None:
+    async with journal_at(path) as journal:
+        adding = [asyncio.create_task(journal.add(event(f"e-{n}"))) for n in range(20)]
+        await asyncio.sleep(0)
+    assert [Outcome.ACCEPTED] * 20 == await asyncio.gather(*adding)
+
+
+async def test_second_owner_is_refused(path: Path) -> None:
+    """In this process and in another one; the first goes on."""
+    script = (
+        "import asyncio, sys, pathlib\n"
+        "from tests.fakes import journal_at\n"
+        "async def main():\n"
+        "    async with journal_at(pathlib.Path(sys.argv[1])): pass\n"
+        "asyncio.run(main())\n"
+    )
+    async with journal_at(path) as journal:
+        with pytest.raises(JournalLockedError, match="another relay process owns this journal"):
+            async with journal_at(path):
+                pass
+        command = [sys.executable, "-c", script, str(path)]
+        other = await asyncio.to_thread(
+            subprocess.run, command, capture_output=True, text=True, check=False, timeout=60
+        )
+        assert "JournalLockedError" in other.stderr
+        assert await journal.add(event()) is Outcome.ACCEPTED
+    async with journal_at(path) as journal:
+        assert await ids(journal) == ["e-1"]
+
+
+async def make(path: Path, count: int = 60) -> None:
+    """Leave a sound journal of several dozen pages."""
+    async with journal_at(path) as journal:
+        await asyncio.gather(*(journal.add(event(f"e-{n}", b"x" * 4000)) for n in range(count)))
+
+
+def files(path: Path) -> dict[str, bytes]:
+    """What lies there, but for the lock."""
+    return {
+        file.name: file.read_bytes() for file in path.parent.iterdir() if file.suffix != ".lock"
+    }
+
+
+async def refused(path: Path, error: type[JournalError], message: str) -> None:
+    """The file is not taken, not a byte of it changes, and the lock is free again."""
+    before = files(path)
+    for _ in range(2):
+        with pytest.raises(error, match=message) as caught:
+            async with journal_at(path):
+                pass
+        assert str(path) in str(caught.value)
+        assert not isinstance(caught.value, JournalLockedError)
+    assert before == files(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"dear diary", b"\0" * 10_000, b"SQLite format 3\0"])
+async def test_foreign_file_is_refused(content: bytes, path: Path) -> None:
+    path.parent.mkdir()
+    path.write_bytes(content)
+    await refused(path, JournalForeignError, "is not a relay journal")
+
+
+async def test_other_database_is_refused(path: Path) -> None:
+    path.parent.mkdir()
+    with rows(path) as connection:
+        connection.execute("CREATE TABLE events (seq INTEGER PRIMARY KEY)")
+    await refused(path, JournalForeignError, "is not a relay journal")
+
+
+async def test_newer_journal_is_refused(path: Path) -> None:
+    await make(path)
+    with rows(path) as connection:
+        connection.execute("PRAGMA user_version = 2")
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    await refused(path, JournalForeignError, "schema version 2, this relay knows up to 1")
+
+
+@pytest.mark.parametrize("page", [1, 2, 5, 20])
+async def test_damaged_page_is_refused(page: int, path: Path) -> None:
+    """Wherever it is: the schema, a table's root or a leaf."""
+    await make(path)
+    content = bytearray(path.read_bytes())
+    start = page * 4096
+    content[start : start + 4096] = b"\xa5" * 4096
+    path.write_bytes(content)
+    await refused(path, JournalDamagedError, "is damaged .*sqlite3 FILE .recover")
+
+
+async def test_damaged_schema_is_refused(path: Path) -> None:
+    """The header is sound, the rest of the first page is not."""
+    await make(path)
+    content = bytearray(path.read_bytes())
+    content[100:4096] = b"\xa5" * 3996
+    path.write_bytes(content)
+    await refused(path, JournalDamagedError, "is damaged")
+
+
+@pytest.mark.parametrize("size", [100, 4096, 10_000, -4096, -1])
+async def test_truncated_file_is_refused(size: int, path: Path) -> None:
+    await make(path)
+    content = path.read_bytes()
+    path.write_bytes(content[:size])
+    await refused(path, JournalDamagedError, "is damaged")
+
+
+async def test_damaged_file_keeps_its_log(path: Path, tmp_path: Path) -> None:
+    """After a crash the write-ahead log holds what `.recover` needs: it stays beside the file."""
+    await make(path)
+    crashed = tmp_path / "crashed" / "journal.db"
+    crashed.parent.mkdir()
+    async with journal_at(path) as journal:
+        await journal.add(event("last"))
+        for suffix in ("", "-wal"):
+            shutil.copy(f"{path}{suffix}", f"{crashed}{suffix}")
+    content = bytearray(crashed.read_bytes())
+    content[20 * 4096 : 21 * 4096] = b"\xa5" * 4096
+    crashed.write_bytes(content)
+    before = files(crashed)
+    with pytest.raises(JournalDamagedError):
+        async with journal_at(crashed):
+            pass
+    after = files(crashed)
+    assert before == {name: after.get(name) for name in before}
+
+
+async def test_crashed_journal_is_whole(path: Path, tmp_path: Path) -> None:
+    """What was committed and never checkpointed comes back from the log."""
+    crashed = tmp_path / "crashed.db"
+    async with journal_at(path) as journal:
+        await journal.add(event("a"))
+        for suffix in ("", "-wal"):
+            shutil.copy(f"{path}{suffix}", f"{crashed}{suffix}")
+    async with journal_at(crashed) as journal:
+        assert await ids(journal) == ["a"]
+
+
+async def test_check_of_a_large_journal_ends_in_time(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is checked in part; the start does not wait for the rest."""
+    await make(path, 500)
+    monkeypatch.setattr(journalfile, "CHECK_BUDGET", -1)
+    async with journal_at(path) as journal:
+        assert len(await ids(journal)) == 500
+
+
+async def test_place_that_cannot_be_used_is_named(tmp_path: Path) -> None:
+    """A directory, a path under a file, a file that is not there."""
+    (tmp_path / "file").touch()
+    for path in (tmp_path, tmp_path / "file" / "journal.db"):
+        with pytest.raises(JournalError, match=str(path)):
+            async with journal_at(path):
+                pass
+    with pytest.raises(JournalError, match="cannot be opened"):
+        journalfile.connect(tmp_path / "nothing")
+
+
+async def test_failed_creation_leaves_nothing(path: Path) -> None:
+    """A full disk at the first start: the second start finds no half of a journal."""
+    path.parent.mkdir()
+    with disk_limit(8192), pytest.raises(JournalError, match="cannot be created"):
+        async with journal_at(path):
+            pass
+    assert files(path) == {}
+    async with journal_at(path) as journal:
+        assert await journal.add(event()) is Outcome.ACCEPTED
+
+
+async def test_draft_of_a_crashed_creation_is_replaced(path: Path) -> None:
+    path.parent.mkdir()
+    path.with_name("journal.db.new").write_bytes(b"half")
+    async with journal_at(path) as journal:
+        assert await journal.add(event()) is Outcome.ACCEPTED
+    assert set(files(path)) == {"journal.db"}
+
+
+async def test_full_disk_is_refused_and_heals(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """503 while it lasts, for the event and for the probe; then it goes on by itself."""
+    monkeypatch.setattr(journalwriter, "CHECKPOINT_INTERVAL", 0.01)
+    metrics = Metrics()
+    async with journal_at(path, metrics) as journal:
+        await asyncio.gather(*(journal.add(event(f"e-{n}", b"x" * 4000)) for n in range(30)))
+        wal = path.with_name("journal.db-wal")
+        with disk_limit(wal.stat().st_size + 4096):
+            reason = await refusal(journal, "big", b"x" * 500_000)
+            assert reason is RejectReason.JOURNAL_UNAVAILABLE
+            assert not journal._writable
+            with disk_limit(32):
+                assert not await journal.probe()
+        assert await journal.probe()
+        assert await journal.add(event("big", b"x" * 500_000)) is Outcome.ACCEPTED
+        assert metrics.account().received == metrics.account().pending == 31
+    async with journal_at(path) as journal:
+        assert len(await ids(journal)) == 31
+
+
+async def test_failed_checkpoint_costs_nothing(
+    path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The log has everything; the next checkpoint takes it."""
+    monkeypatch.setattr(journalwriter, "CHECKPOINT_INTERVAL", 0.05)
+    async with journal_at(path) as journal:
+        size = path.stat().st_size
+        failed: list[str] = []
+
+        def said() -> bool:
+            failed.append(capsys.readouterr().out)
+            return "journal_checkpoint_failed" in "".join(failed)
+
+        wal = path.with_name("journal.db-wal")
+        await journal.add(event("a", b"x" * 200_000))
+        await until(lambda: path.stat().st_size > 200_000)
+        with disk_limit(max(path.stat().st_size, 2 * wal.stat().st_size)):
+            for n in range(100):
+                await journal.add(event(f"small-{n}", b"x" * 3000))
+                if said():
+                    break
+        await until(lambda: path.stat().st_size > size + 300_000 or said())
+        assert await journal.add(event("z")) is Outcome.ACCEPTED
+
+
+async def test_locked_file_is_refused_and_heals(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody holds the file's lock for too long (a backup tool): 503, then on."""
+    monkeypatch.setattr(journalfile, "BUSY_TIMEOUT", 0.01)
+    monkeypatch.setattr(journalwriter, "TIDY_INTERVAL", 0.01)
+    async with journal_at(path) as journal:
+        with write_lock(path):
+            assert await refusal(journal, "a") is RejectReason.JOURNAL_UNAVAILABLE
+            tidied = journal._writer._tidied_at
+            await until(lambda: journal._writer._tidied_at > tidied)
+        assert await journal.add(event("a")) is Outcome.ACCEPTED
+
+
+async def test_fault_in_one_job_undoes_its_commit_only(path: Path) -> None:
+    """The writer's thread outlives it."""
+
+    def fault(connection: sqlite3.Connection) -> None:
+        connection.execute("DELETE FROM events")
+        raise ZeroDivisionError
+
+    async with journal_at(path) as journal:
+        await journal.add(event("a"))
+        with pytest.raises(RejectedError, match="cannot be written"):
+            await journal._call(fault)
+        assert await ids(journal) == ["a"]
+        assert await journal.add(event("b")) is Outcome.ACCEPTED
+
+
+async def test_write_ahead_log_starts_over(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under steady load it does not grow for ever."""
+    monkeypatch.setattr(journalwriter, "CHECKPOINT_INTERVAL", 0.01)
+    monkeypatch.setattr(journalwriter, "WAL_PAGES", 20)
+    wal = path.with_name("journal.db-wal")
+
+    def sequence() -> int:
+        """The checkpoint sequence number in the log's header."""
+        return int.from_bytes(wal.read_bytes()[12:16], "big")
+
+    async with journal_at(path) as journal:
+        await journal.add(event("first"))
+        first, count = sequence(), 0
+        async with asyncio.timeout(20):
+            while sequence() == first or count < 50:
+                await journal.add(event(f"e-{count}", b"x" * 4000))
+                count += 1
+        assert len(await ids(journal)) == count + 1
+
+
+async def test_size_counts_the_log(path: Path) -> None:
+    async with journal_at(path) as journal:
+        await journal.add(event("a", b"x" * 100_000))
+        wal = path.with_name("journal.db-wal")
+        assert path.stat().st_size + wal.stat().st_size == journal.size()
+        assert journal.size() > 100_000
+
+
+async def test_read_only_connection_writes_nothing(path: Path) -> None:
+    """What commands look through."""
+    await make(path, 1)
+    with closing(journalfile.connect(path, readonly=True)) as connection:
+        assert connection.execute("SELECT count(*) FROM events").fetchone() == (1,)
+        with pytest.raises(sqlite3.OperationalError, match="readonly"):
+            connection.execute("DELETE FROM events")
+
+
+async def test_account_balances_whatever_happens(path: Path) -> None:
+    """Accepted, repeated, refused and settled in any mixture, over restarts."""
+    for turn in range(3):
+        metrics = Metrics()
+        async with journal_at(path, metrics, max_waiting=20) as journal:
+            names = [f"e-{turn * 5 + n // 2}" for n in range(30)]
+            answers = await asyncio.gather(
+                *(journal.add(event(name)) for name in names), return_exceptions=True
+            )
+            refused_ones = [one for one in answers if isinstance(one, RejectedError)]
+            assert len(refused_ones) == 10
+            (first, *_) = await journal.pending(1, 1)
+            await journal.settle([Settlement(seq=first.seq, outcome=Outcome.PUBLISHED)], NOW)
+            metrics.settled({Outcome.PUBLISHED: 1})
+            account = metrics.account()
+            settled = account.published + account.duplicate + account.dead_letter
+            assert account.received == settled + account.pending
+            assert len(await ids(journal)) == account.pending

@@ -1,0 +1,330 @@
+"""What consumers read: the golden pairs, and what holds for every event there could be."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from relay import exactjson
+from relay.events import DeadLetterReason, Outcome, Record, StoredEvent, Transport
+from relay.normalize import EVENT_TYPES, Router, dead_letter, normalize
+from tests.fakes import MESSAGE_CREATED, payload
+
+CONTRACT = Path(__file__).parent / "contract"
+PAIRS = sorted(path.name.removesuffix(".input.json") for path in CONTRACT.glob("*.input.json"))
+#: 2026-01-02T03:04:05.678Z
+RECEIVED = 1_767_323_045_678
+ROUTER = Router("feishu.", {})
+
+ID_FIELDS = {
+    "ticket_id",
+    "helpdesk_id",
+    "chat_id",
+    "ticket_message_id",
+    "message_id",
+    "event_id",
+    "notification_id",
+}
+#: Where the rules of each type apply, as paths from `event`.
+RULED = {
+    "helpdesk.ticket_message.created_v1": ((), ("ticket",), ("content",)),
+    "helpdesk.ticket.created_v1": ((),),
+    "helpdesk.ticket.updated_v1": (("object",), ("old_object",)),
+    "helpdesk.notification.approve_v1": ((),),
+}
+
+
+def stored(body: object, event_id: str = "e-1", *, replayed: bool = False) -> StoredEvent:
+    return StoredEvent(
+        seq=1,
+        app="default",
+        transport=Transport.WEBHOOK,
+        received_at=RECEIVED,
+        event_id=event_id,
+        event_type="",
+        body=body if isinstance(body, bytes) else json.dumps(body).encode(),
+        replayed=replayed,
+    )
+
+
+def value_of(record: Record) -> Any:
+    assert record.value is not None
+    return json.loads(record.value)
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_golden_pair(name: str) -> None:
+    """The contract in examples: topic, key, headers and value, complete."""
+    body = (CONTRACT / f"{name}.input.json").read_bytes()
+    expected = json.loads((CONTRACT / f"{name}.output.json").read_bytes())
+    content = json.loads(body)
+    event_id = content["header"]["event_id"] if "schema" in content else content["uuid"]
+    record = normalize(stored(body, event_id), ROUTER)
+    headers = {header: value.decode() for header, value in record.headers}
+    actual = {
+        "topic": record.topic,
+        "key": record.key.decode(),
+        "headers": headers,
+        "value": value_of(record),
+    }
+    assert expected == actual
+    assert len(headers) == len(record.headers)
+    assert (Outcome.PUBLISHED, None, RECEIVED) == (record.outcome, record.reason, record.timestamp)
+
+
+def test_integers_of_golden_pairs_are_not_floats() -> None:
+    """`==` takes 1.0 for 1; the text of the value does not."""
+    body = (CONTRACT / "huge_integers.input.json").read_bytes()
+    record = normalize(stored(body, "e-4"), ROUTER)
+    assert record.value is not None
+    assert b'"unruled":[-123456789012345678901234567890,18446744073709551616' in record.value
+    assert b'"agent_resolution_time_seconds":123456789012345678901234567890,' in record.value
+
+
+def test_replayed_event_says_so() -> None:
+    """An operator's second publication can be told from the first."""
+    headers = dict(normalize(stored(payload(), replayed=True), ROUTER).headers)
+    assert headers["relay_replayed"] == b"1"
+    assert "relay_replayed" not in dict(normalize(stored(payload()), ROUTER).headers)
+
+
+def test_long_connection_is_named() -> None:
+    event = stored(payload())
+    by_socket = StoredEvent(
+        seq=1,
+        app="default",
+        transport=Transport.LONG_CONNECTION,
+        received_at=RECEIVED,
+        event_id="e-1",
+        event_type="",
+        body=event.body,
+    )
+    assert value_of(normalize(by_socket, ROUTER))["event"]["transport"] == "long_connection"
+
+
+@pytest.mark.parametrize(
+    ("body", "reason", "detail"),
+    [
+        (b"[1]", DeadLetterReason.NOT_AN_OBJECT, "the body, or its `event`, is not a JSON object"),
+        (b'{"schema":"2.0"}', DeadLetterReason.NO_EVENT_ID, "the body has no event id"),
+        (
+            b'{"header":{"event_id":"e"},"event":{}}',
+            DeadLetterReason.NO_EVENT_TYPE,
+            "the body has no event type",
+        ),
+    ],
+)
+def test_dead_letter_carries_the_bytes_and_the_reason(
+    body: bytes, reason: DeadLetterReason, detail: str
+) -> None:
+    """A consumer of dead letters can see what came, when, from where, and why it is here."""
+    expected = Record(
+        outcome=Outcome.DEAD_LETTER,
+        topic="feishu.dead_letter",
+        key=b"id",
+        value=body,
+        headers=[
+            ("relay_reason", reason.encode()),
+            ("relay_detail", detail.encode()),
+            ("relay_app", b"default"),
+            ("relay_transport", b"webhook"),
+            ("relay_received_at", b"2026-01-02T03:04:05.678Z"),
+        ],
+        timestamp=RECEIVED,
+        reason=reason,
+    )
+    assert expected == normalize(stored(body, "id"), ROUTER)
+
+
+def test_dead_letter_that_is_too_large_has_a_size_and_no_value() -> None:
+    """The journal keeps its body."""
+    event = stored(b"x" * 1000, "id")
+    record = dead_letter(event, ROUTER, DeadLetterReason.TOO_LARGE, keep_value=False)
+    headers = dict(record.headers)
+    assert (None, b"1000", b"too_large") == (
+        record.value,
+        headers["relay_size"],
+        headers["relay_reason"],
+    )
+
+
+def test_topics_can_be_changed_one_by_one() -> None:
+    """An operator may route a type, `other` and dead letters, and choose the prefix."""
+    changes = {MESSAGE_CREATED: "messages", "other": "rest", "dead_letter": "dead", "im.v1": "im"}
+    router = Router("x.", changes)
+    assert [
+        "x.dead",
+        "x.helpdesk.notification",
+        "x.helpdesk.ticket",
+        "x.im",
+        "x.messages",
+        "x.rest",
+    ] == router.topics
+    assert ("x.messages", "x.im", "x.rest") == (
+        router.topic(MESSAGE_CREATED),
+        router.topic("im.v1"),
+        router.topic("never heard of"),
+    )
+    assert router.dead_letter == "x.dead"
+
+
+@pytest.mark.parametrize(
+    ("ts", "expected"),
+    [
+        ("1550038110.030212", "2019-02-13T06:08:30.030Z"),
+        ("1550038110.5", "2019-02-13T06:08:30.500Z"),
+        (1550038110, "2019-02-13T06:08:30.000Z"),
+        (1550038110.25, "2019-02-13T06:08:30.250Z"),
+        ("soon", None),
+        (None, None),
+        ("-5", None),
+        ([], None),
+    ],
+)
+def test_time_of_schema_1_is_seconds_with_a_fraction(ts: object, expected: str | None) -> None:
+    body = {"uuid": "u", "ts": ts, "event": {"type": "message"}}
+    assert expected == value_of(normalize(stored(body, "u"), ROUTER))["event"]["created_at"]
+
+
+@pytest.mark.parametrize(
+    "create_time",
+    [
+        "",
+        None,
+        0,
+        "0",
+        -5,
+        "1e3",
+        1608725989000.5,
+        [],
+        "9" * 18,
+        "1608725989000 ",
+        # `re.fullmatch` and a trailing newline, digits outside ASCII
+        "1608725989000\n",
+        "١٦٠٨٧٢٥٩٨٩",
+    ],
+)
+def test_unusable_create_time_is_unknown(create_time: object) -> None:
+    """`created_at` is null and `ce_time` absent; the event goes on."""
+    body = payload()
+    body["header"]["create_time"] = create_time
+    record = normalize(stored(body), ROUTER)
+    assert value_of(record)["event"]["created_at"] is None
+    assert "ce_time" not in dict(record.headers)
+
+
+def test_deep_nesting_is_published() -> None:
+    """Deeper than orjson writes, as deep as Feishu's nested rich text could ever be."""
+    deep: Any = "leaf"
+    for _ in range(300):
+        deep = [deep]
+    record = normalize(stored(payload(event={"deep": deep})), ROUTER)
+    assert deep == value_of(record)["data"]["deep"]
+
+
+SCALARS = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.integers(min_value=2**63, max_value=2**80)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(st.characters(codec=None))
+    | st.sampled_from(["0", "12", "-1", "1608725989000", "1603977298000000", "9" * 25, "2.5", ""])
+)
+NAMES = st.text(st.characters(codec=None), max_size=6) | st.sampled_from(
+    sorted({name for known in EVENT_TYPES.values() for name in known.fields})
+    + ["ticket_id", "status", "status_code", "comments", "created_at", "customized_fields"]
+    + ["agent_service_duration", "agent_service_duration_seconds", "channel", "image_keys", "id"]
+)
+VALUES = st.recursive(
+    SCALARS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(NAMES, inner, max_size=5),
+    max_leaves=12,
+)
+EVENTS = st.dictionaries(NAMES, VALUES, max_size=8)
+TYPES = st.sampled_from([*EVENT_TYPES, "im.message.receive_v1"])
+
+
+def made(event_type: str, event: dict[str, Any]) -> tuple[Record, Any, Any]:
+    """Give the record, its value, and the event as its JSON text says it."""
+    body = payload(event_type=event_type, event=event)
+    record = normalize(stored(body), ROUTER)
+    return record, value_of(record), json.loads(json.dumps(event))
+
+
+@given(TYPES, EVENTS)
+def test_any_object_gives_a_record(event_type: str, event: dict[str, Any]) -> None:
+    """Total: whatever Feishu sends as `event`, a consumer gets it, under a key, as one JSON object."""
+    record, value, _ = made(event_type, event)
+    assert Outcome.PUBLISHED is record.outcome
+    assert record.key
+    assert record.key == dict(record.headers)["ce_partitionkey"]
+    assert {"event", "ticket_id", "data"} <= set(value) <= {"event", "ticket_id", "data", "unexpected"}
+
+
+@given(EVENTS)
+def test_unknown_type_passes_unchanged(event: dict[str, Any]) -> None:
+    """Every integer exact, every name in its place."""
+    _, value, given_event = made("im.message.receive_v1", event)
+    assert given_event == value["data"]
+    assert "unexpected" not in value
+
+
+@given(TYPES, EVENTS)
+def test_unexpected_pointers_resolve_in_the_input(event_type: str, event: dict[str, Any]) -> None:
+    """A consumer can look up what did not fit where Feishu put it."""
+    _, value, given_event = made(event_type, event)
+    for pointer, original in value.get("unexpected", {}).items():
+        found = given_event
+        for part in pointer.split("/")[1:]:
+            found = found[int(part)] if isinstance(found, list) else found[part]
+        assert original == found
+
+
+@given(st.sampled_from(sorted(RULED)), EVENTS)
+def test_ids_are_text_wherever_a_rule_applies(event_type: str, event: dict[str, Any]) -> None:
+    """A consumer never meets an id as a number, which JavaScript would round."""
+    _, value, given_event = made(event_type, event)
+    for path in RULED[event_type]:
+        source, result = given_event, value["data"]
+        for part in path:
+            source = source.get(part) if isinstance(source, dict) else None
+            result = result.get(part) if isinstance(result, dict) else None
+        if not isinstance(source, dict) or not isinstance(result, dict):
+            continue
+        ruled = {"ticket": ID_FIELDS & set(EVENT_TYPES["helpdesk.ticket.created_v1"].fields)}
+        table = EVENT_TYPES[event_type].fields if not path else ruled.get(path[0], {})
+        for name in ID_FIELDS & set(table) & set(source):
+            assert result[name] is None or isinstance(result[name], str)
+            if type(source[name]) is int:
+                assert str(source[name]) == result[name]
+
+
+@given(st.sampled_from(sorted(RULED)), EVENTS)
+def test_nothing_without_a_rule_is_lost(event_type: str, event: dict[str, Any]) -> None:
+    """A field of tomorrow arrives as it is, or stands under `unexpected` where our name took its."""
+    _, value, given_event = made(event_type, event)
+    for name, content in given_event.items():
+        if name not in EVENT_TYPES[event_type].fields:
+            kept = value["data"].get(name), value.get("unexpected", {}).get(f"/{name}")
+            assert content in kept
+
+
+@given(st.dictionaries(st.sampled_from(["create_time", "app_id", "tenant_key"]), VALUES), VALUES)
+def test_any_header_gives_a_record(header: dict[str, Any], ts: object) -> None:
+    """What stands beside the event cannot stop it either."""
+    body = payload()
+    body["header"] |= header
+    body["ts"] = ts
+    assert Outcome.PUBLISHED is normalize(stored(body), ROUTER).outcome
+
+
+@given(VALUES)
+def test_any_document_gives_a_record(document: object) -> None:
+    """An event or a dead letter; no third thing, and no exception."""
+    record = normalize(stored(document), ROUTER)
+    assert record.outcome in {Outcome.PUBLISHED, Outcome.DEAD_LETTER}
+    assert exactjson.loads(record.value or b"null") is not ...

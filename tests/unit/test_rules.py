@@ -1,0 +1,132 @@
+"""Each kind of rule by itself."""
+
+import datetime as dt
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from relay import rules
+from relay.rules import Findings, Unexpected
+
+
+def applied(rule: dict[str, rules.Rule], source: dict[str, Any]) -> tuple[Any, Findings]:
+    findings: Findings = {}
+    return rules.apply_table(rule, source, findings), findings
+
+
+@given(st.integers(min_value=-(10**14), max_value=253_402_300_799_999))
+def test_rfc3339_agrees_with_the_standard_library(milliseconds: int) -> None:
+    """Every day of the calendar, leap years and centuries included."""
+    moment = dt.datetime(1970, 1, 1, tzinfo=dt.UTC) + dt.timedelta(milliseconds=0)
+    try:
+        moment += dt.timedelta(milliseconds=milliseconds)
+    except OverflowError:
+        return
+    expected = f"{moment.year:04}-{moment:%m-%dT%H:%M:%S}.{milliseconds % 1000:03}Z"
+    assert expected == rules.rfc3339(milliseconds)
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (1, "1970-01-01T00:00:01.000Z"),
+        (99_999_999_999, "5138-11-16T09:46:39.000Z"),
+        (100_000_000_000, "1973-03-03T09:46:40.000Z"),
+        (99_999_999_999_999, "5138-11-16T09:46:39.999Z"),
+        (100_000_000_000_000, "1973-03-03T09:46:40.000Z"),
+        ("1608725989000", "2020-12-23T12:19:49.000Z"),
+        (0, None),
+        (-1, None),
+        ("-1", None),
+        (-(10**40), None),
+        (None, None),
+    ],
+)
+def test_instant_is_told_by_its_digits(value: object, expected: str | None) -> None:
+    """1-11 digits are seconds, 12-14 milliseconds, 15-17 microseconds."""
+    assert expected == rules.to_instant(value)
+
+
+@pytest.mark.parametrize("value", [10**17, "1" * 18, 10**4000, True, 1.0, "", "1.5", "x", [], {}])
+def test_other_instants_are_unexpected(value: object) -> None:
+    with pytest.raises(Unexpected):
+        rules.to_instant(value)
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"), [(5, 5), ("5", 5), ("-007", -7), (None, None), ("9" * 40, 10**40 - 1)]
+)
+def test_integer_comes_as_number_or_text(value: object, expected: int | None) -> None:
+    assert expected == rules.to_integer(value)
+
+
+@pytest.mark.parametrize("value", [True, 5.0, "5.0", "", " 5", "5\n", "+5", "٥", "0x5", [], "9" * 5000])
+def test_other_integers_are_unexpected(value: object) -> None:
+    with pytest.raises(Unexpected):
+        rules.to_integer(value)
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [("a", "a"), ("", ""), (5, "5"), (-5, "-5"), (2**64, "18446744073709551616"), (None, None)],
+)
+def test_identifier_is_text(value: object, expected: str | None) -> None:
+    assert ({"x": expected}, {}) == applied(rules.fields("x", rules.identifier), {"x": value})
+
+
+@pytest.mark.parametrize("value", [True, 5.0, [], {}])
+def test_other_identifiers_become_null(value: object) -> None:
+    assert ({"x": None}, {"/x": value}) == applied(
+        rules.fields("x", rules.identifier), {"x": value}
+    )
+
+
+@pytest.mark.parametrize(
+    ("factor", "value", "expected"),
+    [(60, 3.5, 210.0), (60, "2.5", 150.0), (60, "2", 120), (1, 7, 7), (1, "-7", -7), (1, None, None)],
+)
+def test_duration_is_in_seconds(factor: int, value: object, expected: float | None) -> None:
+    found, findings = applied(rules.fields("d", rules.duration(factor)), {"d": value})
+    assert ({"d_seconds": expected}, {}) == (found, findings)
+    assert type(expected) is type(found["d_seconds"])
+
+
+@pytest.mark.parametrize("value", [True, "", "1e3", "x", "1.", ".5", [], {}, 1e308])
+def test_other_durations_become_null(value: object) -> None:
+    """1e308 minutes are more seconds than a double can say."""
+    found = applied(rules.fields("d", rules.duration(60)), {"d": value})
+    assert ({"d_seconds": None}, {"/d": value}) == found
+
+
+def test_field_without_rule_is_unchanged() -> None:
+    source = {"a": [1, {"b": None}], "/~": 2}
+    assert (source, {}) == applied({}, source)
+
+
+def test_absent_field_stays_absent() -> None:
+    table = rules.fields("a", rules.identifier) | rules.fields("b", rules.array())
+    assert ({}, {}) == applied(table, {})
+
+
+@pytest.mark.parametrize("order", [("s", "s_code"), ("s_code", "s")])
+def test_our_name_wins_and_theirs_is_kept_aside(order: tuple[str, str]) -> None:
+    """Whichever of the two comes first in the document."""
+    values = {"s": 1, "s_code": "theirs"}
+    source = {name: values[name] for name in order}
+    found = applied(rules.fields("s", rules.enum({1: "one"})), source)
+    assert ({"s": "one", "s_code": 1}, {"/s_code": "theirs"}) == found
+
+
+@pytest.mark.parametrize("value", ["text", 5, None, [1], True])
+def test_object_rule_leaves_what_is_no_object(value: object) -> None:
+    table = rules.fields("o", rules.record(rules.fields("x", rules.identifier)))
+    assert ({"o": value}, {}) == applied(table, {"o": value})
+
+
+def test_pointer_tells_the_way_from_the_event() -> None:
+    items = rules.fields("n", rules.integer)
+    table = rules.fields("o", rules.record(rules.fields("l", rules.array(items))))
+    _, findings = applied(table, {"o": {"l": [{"n": 1}, 2, {"n": "x"}]}})
+    assert {"/o/l/2/n": "x"} == findings
