@@ -50,7 +50,7 @@ class AdminServer:
         return web.json_response({"status": "ready"})
 
     async def _exposition(self, _: web.Request) -> web.Response:
-        oldest = await self._journal.oldest_pending()
+        oldest = self._journal.oldest_pending()
         age = time.time() - oldest / 1000 if oldest is not None else 0
         self._metrics.oldest_pending_seconds.set(max(age, 0))
         self._metrics.journal_bytes.set(self._journal.size())

@@ -8,7 +8,7 @@ import asyncio
 import random
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 
 import structlog
@@ -21,6 +21,7 @@ from relay.errors import (
     RejectedError,
 )
 from relay.events import DeadLetterReason, Record, Settlement, StoredEvent
+from relay.fairness import Turns
 from relay.journal import Journal
 from relay.kafka import describe
 from relay.logs import Changes
@@ -31,11 +32,9 @@ from relay.publisher import Publisher
 log = structlog.get_logger()
 
 #: Events, and bytes of their bodies, in one transaction at most.
-BATCH_EVENTS, BATCH_BYTES = 1000, 8 * 2**20
+BATCH_EVENTS, BATCH_BYTES = 8000, 8 * 2**20
 #: Seconds after which an idle dispatcher looks for replayed events.
 IDLE_LOOK = 1.0
-#: Answers get their turn this often while a batch is normalized, and after so many events at least.
-TURNS_PER_BATCH, TURN_EVENTS = 8, 16
 #: Seconds of the first wait after a failure, doubled up to the longest.
 FIRST_WAIT, LONGEST_WAIT = 0.2, 10.0
 
@@ -105,7 +104,7 @@ class Dispatcher:
     async def _settle_below(self, offset: int) -> None:
         """Settle the rows whose records are in Kafka: their commit's answer was lost."""
         while batch := [event for event in await self._pending() if event.seq < offset]:
-            await self._settle(batch, [self._record(event) for event in batch])
+            await self._settle(batch, [_settlement(one, self._record(one)) for one in batch])
 
     async def _part_from(self, offset: int) -> None:
         """Take a new identity: Kafka knows more of this one than the file has ever held.
@@ -137,25 +136,36 @@ class Dispatcher:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._journal.arrived.wait(), IDLE_LOOK)
             return
-        records = await self._normalize(batch)
         self._known_seq = max(self._known_seq, batch[-1].seq)
         with self._metrics.publish_seconds.time():
-            await self._publish(batch, records)
+            settlements = await self._publish(batch)
         self._wait = FIRST_WAIT
-        await self._settle(batch, records)
+        await self._settle(batch, settlements)
 
     async def _pending(self) -> list[StoredEvent]:
         return await self._journal.pending(BATCH_EVENTS, BATCH_BYTES)
 
-    async def _normalize(self, batch: Sequence[StoredEvent]) -> list[Record]:
-        """Make the records, letting answers have their turn; a larger batch takes larger bites."""
-        bite = max(TURN_EVENTS, len(batch) // TURNS_PER_BATCH)
-        records = []
-        for index, event in enumerate(batch, start=1):
-            records.append(self._record(event))
-            if index % bite == 0:
-                await asyncio.sleep(0)
-        return records
+    async def _publish(self, batch: Sequence[StoredEvent]) -> list[Settlement]:
+        """Make the records and publish them; give how each event ended."""
+        settlements: list[Settlement] = []
+        try:
+            await self._publisher.publish(self._records(batch, settlements), batch[-1].seq)
+        except RecordTooLargeError as error:
+            self._found_too_large(batch[error.position], error)
+            raise
+        return settlements
+
+    async def _records(
+        self, batch: Sequence[StoredEvent], settlements: list[Settlement]
+    ) -> AsyncIterator[Record]:
+        """Make one record after the other, so that only packed ones take memory."""
+        turns = Turns()
+        for event in batch:
+            record = self._record(event)
+            settlements.append(_settlement(event, record))
+            yield record
+            if turns.due():
+                await turns.give()
 
     def _record(self, event: StoredEvent) -> Record:
         """Make one record; whatever happens here, the next event gets its turn."""
@@ -167,27 +177,24 @@ class Dispatcher:
             log.warning("normalize_failed", seq=event.seq, error=type(error).__name__)
             return dead_letter(event, self._router, DeadLetterReason.INTERNAL_ERROR)
 
-    async def _publish(self, batch: Sequence[StoredEvent], records: Sequence[Record]) -> None:
-        try:
-            await self._publisher.publish(records, batch[-1].seq)
-        except RecordTooLargeError as error:
-            event = batch[error.position]
-            if event.seq in self._too_large:
-                message = f"the broker does not even take a dead letter: {error}"
-                raise KafkaRefusedError(message) from error
-            self._too_large.add(event.seq)
-            log.warning("record_too_large", seq=event.seq, bytes=len(event.body))
-            raise
+    def _found_too_large(self, event: StoredEvent, error: RecordTooLargeError) -> None:
+        if event.seq in self._too_large:
+            message = f"the broker does not even take a dead letter: {error}"
+            raise KafkaRefusedError(message) from error
+        self._too_large.add(event.seq)
+        log.warning("record_too_large", seq=event.seq, bytes=len(event.body))
 
-    async def _settle(self, batch: Sequence[StoredEvent], records: Sequence[Record]) -> None:
+    async def _settle(
+        self, batch: Sequence[StoredEvent], settlements: Sequence[Settlement]
+    ) -> None:
         """Write down how the batch ended, then count it."""
         now = int(time.time() * 1000)
-        settlements = [
-            Settlement(seq=event.seq, outcome=record.outcome, reason=record.reason)
-            for event, record in zip(batch, records, strict=True)
-        ]
         await self._journal.settle(settlements, now)
-        self._metrics.settled(Counter(record.outcome for record in records))
+        self._metrics.settled(Counter(settlement.outcome for settlement in settlements))
         for event in batch:
             self._metrics.end_to_end_seconds.observe((now - event.received_at) / 1000)
-            self._too_large.discard(event.seq)
+        self._too_large.difference_update(event.seq for event in batch)
+
+
+def _settlement(event: StoredEvent, record: Record) -> Settlement:
+    return Settlement(seq=event.seq, outcome=record.outcome, reason=record.reason)

@@ -8,22 +8,22 @@ import sqlite3
 import uuid
 from collections import Counter
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from itertools import groupby
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from relay import journalfile
 from relay.errors import RejectedError, RejectReason
 from relay.events import Callback, Outcome, Settlement, StoredEvent, Transport
+from relay.fairness import Turns
 from relay.journalwriter import Add, Call, Commit, Writer
 from relay.metrics import Metrics
 
-T = TypeVar("T")
-
 #: Bytes of bodies that may wait for a commit; past it new ones get 503.
 MAX_WAITING_BYTES = 64 * 2**20
+#: Rows that are read at once.
+READ_BITE = 32
 
 _COLUMNS = "seq, app, transport, received_at, event_id, event_type, body, replayed"
 _PENDING = f"SELECT {_COLUMNS} FROM events WHERE outcome IS NULL ORDER BY seq LIMIT ?"  # noqa: S608 - constants
@@ -61,13 +61,11 @@ class Journal:
         except BaseException:
             self._lock.close()
             raise
-        self._reader_thread = ThreadPoolExecutor(1, "journal-reader")
         self._writer.start()
 
     async def close(self) -> None:
         """Finish what is waiting, stop the threads and give the file free."""
         await self._loop.run_in_executor(None, self._writer.stop)
-        self._reader_thread.shutdown()
         self._reader.close()
         self._lock.close()
 
@@ -105,29 +103,28 @@ class Journal:
         """Whether the journal takes events; after a failure this tries a commit."""
         if not self._writable:
             with suppress(RejectedError):
-                await self._call(lambda c: c.execute("UPDATE journal SET id = id"))
+                # An update to the same value would write no page.
+                sql = f"PRAGMA user_version = {journalfile.SCHEMA_VERSION}"
+                await self._call(lambda c: c.execute(sql))
         return self._writable and not self._full
 
     async def pending(self, limit: int, max_bytes: int) -> list[StoredEvent]:
         """Read the next pending events, in order; at least one, if there is any."""
-
-        def read(connection: sqlite3.Connection) -> list[StoredEvent]:
-            events, size = [], 0
-            for row in connection.execute(_PENDING, (limit,)):
-                events.append(stored_event(row))
-                size += len(events[-1].body)
-                if size >= max_bytes:
-                    break
-            return events
-
-        events = await self._read(read)
+        events: list[StoredEvent] = []
+        size, turns = 0, Turns()
+        with closing(self._reader.execute(_PENDING, (limit,))) as rows:
+            while size < max_bytes and (bite := rows.fetchmany(READ_BITE)):
+                events += map(stored_event, bite)
+                size += sum(len(event.body) for event in events[-len(bite) :])
+                if turns.due():
+                    await turns.give()
         self._count_replays(events)
         return events
 
-    async def oldest_pending(self) -> int | None:
+    def oldest_pending(self) -> int | None:
         """Give `received_at` of the oldest pending event, Unix time in milliseconds."""
         sql = "SELECT received_at FROM events WHERE outcome IS NULL ORDER BY seq LIMIT 1"
-        row = await self._read(lambda c: c.execute(sql).fetchone())
+        row = self._reader.execute(sql).fetchone()
         return int(row[0]) if row else None
 
     def size(self) -> int:
@@ -139,9 +136,6 @@ class Journal:
         future: asyncio.Future[Any] = self._loop.create_future()
         self._writer.put(Call(work, future))
         await future
-
-    async def _read(self, query: Callable[[sqlite3.Connection], T]) -> T:
-        return await self._loop.run_in_executor(self._reader_thread, query, self._reader)
 
     def _deliver(self, commit: Commit) -> None:
         """Bring a commit from the writer's thread into the loop (none is left at its end)."""

@@ -31,6 +31,16 @@ CHECK_BUDGET = 0.3
 #: Seconds that a writer waits for another one (`relay events replay`).
 BUSY_TIMEOUT = 5
 
+_PRAGMAS = (
+    "PRAGMA synchronous = FULL",
+    # A checkpoint would hold up a commit; journalwriter.py runs them beside it.
+    "PRAGMA wal_autocheckpoint = 0",
+    # Several rows in one statement need a statement journal: not as a file for each commit.
+    "PRAGMA temp_store = MEMORY",
+)
+#: Prepared statements that a connection keeps: one for each number of rows of an INSERT, and more.
+STATEMENTS = 128
+
 
 def lock(path: Path) -> TextIO:
     """Own the journal for as long as the returned file stays open."""
@@ -67,15 +77,17 @@ def connect(path: Path, *, readonly: bool = False) -> sqlite3.Connection:
             isolation_level=None,
             check_same_thread=False,
             timeout=BUSY_TIMEOUT,
+            cached_statements=STATEMENTS,
         )
     except sqlite3.Error as error:
         message = f"{path}: cannot be opened: {error}"
         raise JournalError(message) from error
-    connection.execute("PRAGMA synchronous = FULL")
-    # A checkpoint would hold up a commit; journal.py runs them beside it.
-    connection.execute("PRAGMA wal_autocheckpoint = 0")
-    # Several rows in one statement need a statement journal: not as a file for each commit.
-    connection.execute("PRAGMA temp_store = MEMORY")
+    try:
+        for pragma in _PRAGMAS:
+            connection.execute(pragma)
+    except sqlite3.Error:
+        connection.close()
+        raise
     return connection
 
 
@@ -130,18 +142,17 @@ def check_header(path: Path) -> None:
 def check_pages(path: Path) -> None:
     """Look for damaged pages within a budget of time; a large journal is checked in part."""
     deadline = time.monotonic() + CHECK_BUDGET
-    with closing(connect(path)) as connection:
-        connection.set_progress_handler(lambda: time.monotonic() > deadline, 10_000)
-        try:
+    try:
+        # Read-only: a writing connection moves the log into the file when it is closed.
+        with closing(connect(path, readonly=True)) as connection:
+            connection.set_progress_handler(lambda: time.monotonic() > deadline, 10_000)
             found = [row[0] for row in connection.execute("PRAGMA quick_check(1)")]
-        except sqlite3.OperationalError as error:
-            found = ["ok"] if str(error) == "interrupted" else [str(error)]
-        except sqlite3.DatabaseError as error:
-            found = [str(error)]
+    except sqlite3.DatabaseError as error:
+        found = ["ok"] if str(error) == "interrupted" else [str(error)]
     if found != ["ok"]:
         message = (
-            f"{path}: is damaged ({found[0]}); nothing was changed. Move it away to start empty, "
-            "and take its events out with `sqlite3 FILE .recover`"
+            f"{path}: is damaged ({' '.join(found[0].split())}); nothing was changed. "
+            "Move it away to start empty, and take its events out with `sqlite3 FILE .recover`"
         )
         raise JournalDamagedError(message)
 

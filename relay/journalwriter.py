@@ -7,6 +7,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Event, Thread
@@ -23,15 +24,20 @@ from relay.logs import Changes
 TIDY_ROWS = 32
 #: Seconds between two looks for something to clean up; also the longest time without a step.
 TIDY_INTERVAL = 1.0
+#: When so many jobs shared the last commit, the next one waits for GATHER seconds to take in more:
+#: a commit costs about as much CPU as ten rows.
+CROWD, GATHER = 8, 0.001
 #: WAL pages after which the writer finishes a checkpoint itself, so that the WAL starts over.
-WAL_PAGES = 16_384
+WAL_PAGES = 4_096
 #: Seconds between two checkpoints beside the writer.
 CHECKPOINT_INTERVAL = 1.0
 
-_INSERT = (
-    "INSERT INTO events (app, event_id, event_type, transport, received_at, body)"
-    " VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"
-)
+#: Rows in one INSERT. SQLite's steps run without the interpreter's lock, and getting it back for
+#: each row would cost more than the row.
+INSERT_ROWS = 64
+#: Bytes of new bodies after which the journal's size is looked at again.
+SIZE_LOOK = 2**20
+_INSERT = "INSERT INTO events (app, event_id, event_type, transport, received_at, body) VALUES "
 #: Dead letters whose only copy is the journal's stay until an operator decides.
 _TIDY = (
     "DELETE FROM events WHERE seq IN (SELECT seq FROM events"
@@ -100,7 +106,10 @@ class Writer:
         self._wal_is_long = Event()
         self._tidied_at = time.monotonic()
         self._untidy = False
+        self._crowd = 0
         self._stripped_seq = 0
+        self._last_seq = journalfile.last_seq(self._connection)
+        self._unsized = SIZE_LOOK
         self._full = False
         self._log = Changes(structlog.get_logger(), "journal_writable")
         self._threads = [
@@ -137,12 +146,15 @@ class Writer:
             job = self._jobs.get(timeout=0 if self._untidy else TIDY_INTERVAL)
         except Empty:
             return []
+        if self._crowd >= CROWD:
+            time.sleep(GATHER)
         jobs: list[Job] = []
         while job is not None:
             jobs.append(job)
             try:
                 job = self._jobs.get_nowait()
             except Empty:
+                self._crowd = len(jobs)
                 return jobs
         self._jobs.put(None)
         return jobs or None
@@ -153,12 +165,13 @@ class Writer:
             adds=[job for job in jobs if isinstance(job, Add)],
             calls=[job for job in jobs if isinstance(job, Call)],
         )
-        started = time.perf_counter()
+        started, last_seq = time.perf_counter(), self._last_seq
         try:
             journalfile.transaction(self._connection, lambda: self._write(commit))
             self._log.working()
         except Exception as error:  # noqa: BLE001 - the thread outlives any fault of one batch
             commit.failure = RejectReason.JOURNAL_UNAVAILABLE
+            self._last_seq = last_seq
             self._log.failing("journal_not_writable", str(error))
         commit.seconds = time.perf_counter() - started
         commit.full = self._full
@@ -167,20 +180,16 @@ class Writer:
     def _write(self, commit: Commit) -> None:
         commit.outcomes = self._insert([add.callback for add in commit.adds])
         commit.results = [call.work(self._connection) for call in commit.calls]
-        self._full = self._used_bytes() >= self._max_bytes
+        self._look_at_size()
 
     def _insert(self, callbacks: list[Callback]) -> list[Outcome]:
         """Store the callbacks that are new; those that are not are DUPLICATE."""
-        if not callbacks:
-            return []
-        last = self._connection.execute("SELECT max(seq) FROM events").fetchone()[0] or 0
-        rows = [
-            (c.app, c.event_id, c.event_type, c.transport, c.received_at, c.body) for c in callbacks
-        ]
-        stored = self._connection.executemany(_INSERT, rows).rowcount
-        if stored == len(rows):
+        last, stored = self._last_seq, 0
+        for first in range(0, len(callbacks), INSERT_ROWS):
+            stored += self._insert_rows(callbacks[first : first + INSERT_ROWS])
+        if stored == len(callbacks):
             return [_first_outcome(callback) for callback in callbacks]
-        sql = "SELECT app, event_id FROM events WHERE seq > ?"
+        sql = "SELECT app, event_id FROM events WHERE seq > ? AND NOT replayed"
         new = set(self._connection.execute(sql, (last,)))
         outcomes = []
         for callback in callbacks:
@@ -188,6 +197,30 @@ class Writer:
             outcomes.append(_first_outcome(callback) if key in new else Outcome.DUPLICATE)
             new.discard(key)
         return outcomes
+
+    def _insert_rows(self, callbacks: list[Callback]) -> int:
+        """Store what is new of a few callbacks; give how many were."""
+        values: list[Any] = []
+        for one in callbacks:
+            values += (
+                one.app,
+                one.event_id,
+                one.event_type,
+                one.transport,
+                one.received_at,
+                one.body,
+            )
+            self._unsized += len(one.body)
+        cursor = self._connection.execute(_insert_statement(len(callbacks)), values)
+        if cursor.rowcount:
+            self._last_seq = cursor.lastrowid or 0
+        return cursor.rowcount
+
+    def _look_at_size(self) -> None:
+        """See whether the journal is at its limit, from time to time."""
+        if self._full or self._unsized >= SIZE_LOOK:
+            self._unsized = 0
+            self._full = self._used_bytes() >= self._max_bytes
 
     def _used_bytes(self) -> int:
         """Bytes in use: pages that a deletion has freed will be filled again."""
@@ -222,7 +255,7 @@ class Writer:
             freed = len(row)
             self._stripped_seq = max((seq for (seq,) in row), default=self._stripped_seq)
         if self._full and freed:
-            self._full = self._used_bytes() >= self._max_bytes
+            self._look_at_size()
             self._deliver(Commit(adds=[], calls=[], full=self._full))
         return freed > 0
 
@@ -238,6 +271,13 @@ class Writer:
             if row[1] > WAL_PAGES:
                 self._wal_is_long.set()
         connection.close()
+
+
+@lru_cache(maxsize=INSERT_ROWS)
+def _insert_statement(rows: int) -> str:
+    """Insert so many rows at once; those that are there already are left alone."""
+    values = ", ".join(["(?, ?, ?, ?, ?, ?)"] * rows)
+    return _INSERT + values + " ON CONFLICT DO NOTHING"
 
 
 def _first_outcome(callback: Callback) -> Outcome:

@@ -4,7 +4,7 @@ It never decides what to publish, and after any failure it is opened anew: no gu
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterable, Sequence
 from contextlib import suppress
 from functools import lru_cache
 from typing import Any, Protocol
@@ -20,8 +20,6 @@ from relay.settings import Kafka
 
 #: Bytes of one produce batch; a larger record travels alone, so that it can be refused alone.
 BATCH_BYTES = 256 * 1024
-#: Records that are packed before answers get their turn.
-PACK_SLICE = 64
 #: Seconds to wait for a producer that is thrown away.
 DISCARD_TIMEOUT = 5
 
@@ -32,11 +30,31 @@ class Publisher(Protocol):
     async def open(self, journal_id: str) -> int | None:
         """Connect; give the offset that says how far this journal is settled, if there is one."""
 
-    async def publish(self, records: Sequence[Record], last_seq: int) -> None:
+    async def publish(self, records: AsyncIterable[Record], last_seq: int) -> None:
         """Publish all records, in order per key; `last_seq` is the journal's place after them."""
 
     async def close(self) -> None:
         """Let go of the connection, whatever state it is in."""
+
+
+class _Batch:
+    """A batch for one partition, and which of the records to publish are in it."""
+
+    __slots__ = ("builder", "positions")
+
+    def __init__(self, builder: Any) -> None:
+        self.builder = builder
+        self.positions: list[int] = []
+
+    def append(self, record: Record, position: int) -> bool:
+        """Add a record, unless the batch is full."""
+        appended = self.builder.append(
+            timestamp=record.timestamp, key=record.key, value=record.value, headers=record.headers
+        )
+        if appended is None:
+            return False
+        self.positions.append(position)
+        return True
 
 
 class _Session:
@@ -69,25 +87,28 @@ class _Session:
             raise KafkaUnavailableError("the publisher is not open")
         return self._producer
 
-    async def _send(self, producer: AIOKafkaProducer, records: Sequence[Record]) -> None:
-        """Send all records and wait for the brokers' word on each."""
-        batches: dict[tuple[str, int], tuple[Any, list[int]]] = {}
+    async def _send(self, producer: AIOKafkaProducer, records: AsyncIterable[Record]) -> None:
+        """Pack the records as they come, send them, and wait for the brokers' word on each."""
+        open_batches: dict[tuple[str, int], _Batch] = {}
         sent: list[tuple[asyncio.Future[Any], list[int]]] = []
-        for position, record in enumerate(records):
+
+        async def send(target: tuple[str, int], batch: _Batch) -> None:
+            topic, partition = target
+            future = await producer.send_batch(batch.builder, topic, partition=partition)
+            sent.append((future, batch.positions))
+
+        position = 0
+        async for record in records:
             target = (record.topic, await _partition(producer, record))
-            batch, positions = batches.get(target) or (producer.create_batch(), [])
-            if not _append(batch, record):
-                sent.append(
-                    (await producer.send_batch(batch, target[0], partition=target[1]), positions)
-                )
-                batch, positions = producer.create_batch(), []
-                _append(batch, record)
-            positions.append(position)
-            batches[target] = batch, positions
-            if position % PACK_SLICE == PACK_SLICE - 1:
-                await asyncio.sleep(0)
-        for (topic, partition), (batch, positions) in batches.items():
-            sent.append((await producer.send_batch(batch, topic, partition=partition), positions))
+            batch = open_batches.get(target) or _Batch(producer.create_batch())
+            if not batch.append(record, position):
+                await send(target, batch)
+                batch = _Batch(producer.create_batch())
+                batch.append(record, position)
+            open_batches[target] = batch
+            position += 1
+        for target, batch in open_batches.items():
+            await send(target, batch)
         await self._delivered(sent)
 
     async def _delivered(self, sent: Sequence[tuple[asyncio.Future[Any], list[int]]]) -> None:
@@ -139,7 +160,7 @@ class ExactlyOncePublisher(_Session):
         offset = offsets[place].offset
         return None if offset < 0 else int(offset)
 
-    async def publish(self, records: Sequence[Record], last_seq: int) -> None:
+    async def publish(self, records: AsyncIterable[Record], last_seq: int) -> None:
         """Commit the records and `last_seq` + 1 as one; on any error nothing is known."""
         producer = self._opened()
         place = TopicPartition(self._journal_topic, 0)
@@ -159,18 +180,11 @@ class AtLeastOncePublisher(_Session):
         async with kafka.translated(), asyncio.timeout(self._settings.timeout):
             await self._start(None)
 
-    async def publish(self, records: Sequence[Record], last_seq: int) -> None:
+    async def publish(self, records: AsyncIterable[Record], last_seq: int) -> None:
         """Publish the records; they are on all in-sync replicas when this returns."""
         del last_seq
         async with kafka.translated(), asyncio.timeout(self._settings.timeout):
             await self._send(self._opened(), records)
-
-
-def _append(batch: Any, record: Record) -> bool:
-    appended = batch.append(
-        timestamp=record.timestamp, key=record.key, value=record.value, headers=record.headers
-    )
-    return appended is not None
 
 
 async def _partition(producer: AIOKafkaProducer, record: Record) -> int:
