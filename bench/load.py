@@ -16,7 +16,6 @@ import sys
 import time
 from array import array
 from collections import deque
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import cast
 
@@ -71,9 +70,8 @@ class Load:
 class Connection(asyncio.Protocol):
     """One HTTP/1.1 connection with at most one request under way."""
 
-    __slots__ = ("_buffer", "_run", "due", "send")
+    __slots__ = ("_buffer", "_descriptor", "_run", "_transport", "due")
 
-    send: Callable[[memoryview], None]
     #: Monotonic time from which the latency of the request under way counts.
     due: float
 
@@ -83,8 +81,18 @@ class Connection(asyncio.Protocol):
         self.due = 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Keep the way to send."""
-        self.send = cast("asyncio.Transport", transport).write
+        """Keep the ways to send."""
+        self._transport = cast("asyncio.Transport", transport)
+        self._descriptor: int = transport.get_extra_info("socket").fileno()
+
+    def send(self, request: memoryview) -> None:
+        """Send at once: the transport would wait for the end of the loop's turn."""
+        try:
+            sent = os.write(self._descriptor, request)
+        except BlockingIOError:
+            sent = 0
+        if sent < len(request):
+            self._transport.write(request[sent:])
 
     def data_received(self, data: bytes) -> None:
         """Answers have one length as a rule; only others are parsed."""

@@ -10,7 +10,7 @@ import json
 import secrets
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
@@ -127,13 +127,19 @@ async def _publishes(
 ) -> Costs:
     publisher = ExactlyOncePublisher(Kafka(bootstrap_servers=bootstrap), router.topics)
     await _open(publisher, journal_id)
-    await publisher.publish(records[:_BATCH], 1)
+    await publisher.publish(_stream(records[:_BATCH]), 1)
     costs: Costs = {}
     with _timed(costs, "publish", len(records)):
         for number, batch in enumerate(_slices(records, _BATCH), start=2):
-            await publisher.publish(batch, number)
+            await publisher.publish(_stream(batch), number)
     await publisher.close()
     return costs
+
+
+async def _stream(records: Sequence[Record]) -> AsyncIterator[Record]:
+    """Give the records in the form that the dispatcher gives them."""
+    for record in records:
+        yield record
 
 
 async def _open(publisher: ExactlyOncePublisher, journal_id: str) -> None:

@@ -194,13 +194,14 @@ def show(console: Console, figures: Figures, machine: Machine) -> None:
     """Print everything."""
     for table in tables(figures):
         console.print(table.rich())
-    console.print(describe(machine), markup=False, highlight=False)
+    for text in (describe(machine), *notes(figures)):
+        console.print(text, markup=False, highlight=False)
 
 
 def markdown(figures: Figures, machine: Machine, method: str) -> str:
     """Give everything as Markdown: the machine, how it was measured, the tables."""
     parts = [describe(machine), method, *(table.markdown() for table in tables(figures))]
-    return "\n\n".join(part.strip() for part in parts) + "\n"
+    return "\n\n".join(part.strip() for part in (*parts, *notes(figures))) + "\n"
 
 
 def describe(machine: Machine) -> str:
@@ -210,6 +211,16 @@ def describe(machine: Machine) -> str:
         f"Linux {machine.kernel}, Python {machine.python}. Disk: 4 KiB and fdatasync take "
         f"{machine.fsync.p50:.2f} ms (p50), {machine.fsync.p99:.2f} ms (p99)."
     )
+
+
+def notes(figures: Figures) -> list[str]:
+    """Say what makes the figures doubtful."""
+    made = []
+    for ending, limit, sentence in _DOUBTS:
+        worst = max((v for name, v in figures.items() if name.endswith(ending)), default=0.0)
+        if worst > limit:
+            made.append(f"Doubtful: {sentence} ({worst:.0%}).")
+    return made
 
 
 def _cell(figures: Figures, name: str, digits: int, unit: str) -> str:
@@ -264,8 +275,8 @@ def _latency(figures: Figures) -> Table:
         if f"latency.{rate}.{server}.p50_ms" in figures
     )
     return Table(
-        title="Time to answer at a fixed rate, from the moment a request is due",
-        header=("rate", "server", "p50", "p99", "max", "generator late p99, max", "others on core"),
+        title="Time to answer at a fixed rate, and how late the load generator was",
+        header=("rate", "server", "p50", "p99", "max", "late p99", "late max", "others"),
         rows=rows,
     )
 
@@ -274,9 +285,8 @@ def _latency_row(figures: Figures, rate: int, server: str) -> tuple[str, ...]:
     def of(name: str) -> str:
         return number(figures[f"latency.{rate}.{server}.{name}"], 2)
 
-    times = (f"{of(name)} ms" for name in ("p50_ms", "p99_ms", "max_ms"))
-    late = f"{of('generator_late.p99_ms')}, {of('generator_late.max_ms')} ms"
-    return (f"{rate:,}/s", server, *times, late, of("foreign"))
+    times = ("p50_ms", "p99_ms", "max_ms", "generator_late.p99_ms", "generator_late.max_ms")
+    return (f"{rate:,}/s", server, *(f"{of(name)} ms" for name in times), of("foreign"))
 
 
 def _others(figures: Figures) -> Table:
@@ -291,6 +301,11 @@ def _others(figures: Figures) -> Table:
     )
 
 
+_DOUBTS = (
+    (".foreign", 0.10, "other processes or the hypervisor used the server's core"),
+    (".generator_cpu", 0.90, "the load generator used up its core"),
+    (".other_cores", 0.95, "Kafka and the load generator used up their cores"),
+)
 _THROUGHPUT = (
     ("events/s", "rate", 0, ""),
     ("share of bare aiohttp", "ratio", 2, ""),

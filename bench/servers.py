@@ -115,6 +115,9 @@ def running(
         )
     try:
         yield process
+    except BaseException:
+        process.kill()
+        raise
     finally:
         stop(process)
 

@@ -147,6 +147,8 @@ def check_pages(path: Path) -> None:
         with closing(connect(path, readonly=True)) as connection:
             connection.set_progress_handler(lambda: time.monotonic() > deadline, 10_000)
             found = [row[0] for row in connection.execute("PRAGMA quick_check(1)")]
+            if path.stat().st_size % connection.execute("PRAGMA page_size").fetchone()[0]:
+                found = ["its last page is cut off"]
     except sqlite3.DatabaseError as error:
         found = ["ok"] if str(error) == "interrupted" else [str(error)]
     if found != ["ok"]:

@@ -137,6 +137,8 @@ class _Session:
                 producer._closed = True  # noqa: SLF001 - what `stop` does, without its flush
                 await producer.client.close()
                 await producer._sender.close()  # noqa: SLF001
+                # Meanwhile the sender may have connected again.
+                await producer.client.close()
 
 
 class ExactlyOncePublisher(_Session):
