@@ -47,7 +47,7 @@ class Relay:
         async with contextlib.AsyncExitStack() as stack:
             stack.push_async_callback(journal.close)
             pipeline = Pipeline(settings.apps, journal, settings.journal.dedupe_window)
-            webhook = WebhookServer(settings.webhook, pipeline.accept, self.metrics)
+            webhook = WebhookServer(settings.webhook, settings.apps, pipeline.accept, self.metrics)
             admin = AdminServer(settings.admin, journal, self.metrics, lambda: self._draining)
             stack.push_async_callback(admin.stop)
             self.admin_port = await admin.start()

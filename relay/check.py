@@ -6,7 +6,7 @@ import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 
-from aiokafka import AIOKafkaProducer
+from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.conn import collect_hosts, create_conn
 
 from relay import journalfile, kafka
@@ -57,7 +57,7 @@ async def _journal(settings: Settings) -> str:
         return f"{path}: will be made at the first start"
     journalfile.check_header(path)
     try:
-        journalfile.lock(path).close()
+        journalfile.lock(path, patience=0).close()
     except JournalLockedError:
         return f"{path}: in use by a running relay"
     journalfile.check_pages(path)
@@ -66,8 +66,8 @@ async def _journal(settings: Settings) -> str:
 
 async def _brokers(settings: Settings) -> str:
     """Connect to a bootstrap server by itself: aiokafka's clients keep the reason in their log."""
-    options = kafka.client_options(settings.kafka)
     async with kafka.translated():
+        options = kafka.client_options(settings.kafka)
         last: Exception | None = None
         for host, port, _ in collect_hosts(options.pop("bootstrap_servers")):
             try:
@@ -96,12 +96,19 @@ async def _topics(settings: Settings) -> str:
 
 async def _transactions(settings: Settings) -> str:
     """Start a transactional producer under an id of its own, as `relay serve` will under its."""
-    producer = AIOKafkaProducer(
-        **kafka.client_options(settings.kafka), transactional_id=f"relay-check-{uuid.uuid4()}"
-    )
+    name = f"relay-check-{uuid.uuid4()}"
+    producer = AIOKafkaProducer(**kafka.client_options(settings.kafka), transactional_id=name)
+    place = TopicPartition(kafka.journal_topic(settings.kafka), 0)
     async with kafka.translated(), asyncio.timeout(settings.kafka.timeout):
         try:
             await producer.start()
+            async with kafka.admin_client(settings.kafka) as admin:
+                there = place.topic in await admin.list_topics()
+            if there:
+                await producer.begin_transaction()
+                await producer.send_offsets_to_transaction({place: 0}, name)
+                await producer.abort_transaction()
         finally:
             await producer.stop()
-    return "allowed for transactional ids that start with relay-"
+    tried = "start and carry an offset" if there else "start"
+    return f"can {tried} (the right to write to the topics is not tried: it would leave records)"

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +13,8 @@ from rich.table import Table
 from rich.text import Text
 
 from relay import exactjson, journalview, settings
+from relay.events import Outcome, StoredEvent
+from relay.kafka import describe
 from relay.normalize import Router, normalize
 from relay.rules import rfc3339
 from relay.tail import printable
@@ -41,6 +44,15 @@ WIDE = 200
 _STYLES = {"pending": "yellow", "dead_letter": "red", "published": "green"}
 
 
+class Ending(StrEnum):
+    """What `list` can be narrowed to."""
+
+    PENDING = journalview.PENDING
+    PUBLISHED = Outcome.PUBLISHED.value
+    DUPLICATE = Outcome.DUPLICATE.value
+    DEAD_LETTER = Outcome.DEAD_LETTER.value
+
+
 def _path(journal: Path | None, config: Path | None) -> Path:
     return journal or settings.load(config).journal.path
 
@@ -48,8 +60,8 @@ def _path(journal: Path | None, config: Path | None) -> Path:
 @app.command("list")
 def list_events(
     outcome: Annotated[
-        str | None,
-        typer.Option(help="Only pending, published, duplicate or dead_letter ones."),
+        Ending | None,
+        typer.Option(help="Only events that ended so, or have not ended."),
     ] = None,
     limit: Annotated[int, typer.Option(help="How many, the latest first.", min=1)] = 50,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per line.")] = False,
@@ -111,13 +123,7 @@ def show(
         "body": _body(body),
     }
     if record and body:
-        made = normalize(journalview.as_stored(entry, body), Router("", {}))
-        shown["record"] = {
-            "topic": made.topic,
-            "key": made.key.decode(),
-            "headers": {name: value.decode() for name, value in made.headers},
-            "value": exactjson.loads(made.value) if made.value else None,
-        }
+        shown["record"] = _record(journalview.as_stored(entry, body), journal, config)
     for line in json.dumps(shown, indent=2, ensure_ascii=False).splitlines():
         typer.echo(printable(line))
 
@@ -148,6 +154,22 @@ def discard(
         for event_id in event_ids:
             view.discard(event_id, app_name)
             typer.echo(f"{event_id}: goes when the dedupe window has passed")
+
+
+def _record(stored: StoredEvent, journal: Path | None, config: Path | None) -> dict[str, object]:
+    """Give the record that an event becomes, by the topics of the settings or else the defaults."""
+    kafka = None if journal else settings.load(config).kafka
+    router = Router(kafka.topic_prefix, kafka.topics) if kafka else Router("feishu.", {})
+    try:
+        made = normalize(stored, router)
+    except Exception as error:  # noqa: BLE001 - the reader wants to know what went wrong
+        return {"error": describe(error)}
+    return {
+        "topic": made.topic,
+        "key": made.key.decode(),
+        "headers": {name: value.decode() for name, value in made.headers},
+        "value": exactjson.loads(made.value) if made.value else None,
+    }
 
 
 def _body(body: bytes) -> object:

@@ -136,6 +136,9 @@ def _configure(directory: Path, broker: EmbeddedBroker | None) -> Settings:
         )
     )
     config = settings.load(path)
+    # An operator's shell may name a real journal; invented events have no place in it.
+    journal = config.journal.model_copy(update={"path": directory / "journal.db"})
+    config = config.model_copy(update={"journal": journal})
     if broker:
         router = Router(config.kafka.topic_prefix, config.kafka.topics)
         broker.create_topics([*router.topics, f"{config.kafka.topic_prefix}relay_journal"])

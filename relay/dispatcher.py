@@ -36,7 +36,7 @@ BATCH_EVENTS, BATCH_BYTES = 8000, 8 * 2**20
 #: Seconds after which an idle dispatcher looks for replayed events.
 IDLE_LOOK = 1.0
 #: Seconds of the first wait after a failure, doubled up to the longest.
-FIRST_WAIT, LONGEST_WAIT = 0.2, 10.0
+FIRST_WAIT, LONGEST_WAIT = 0.2, 5.0
 
 
 class Dispatcher:
@@ -54,7 +54,6 @@ class Dispatcher:
         self._router = router
         self._metrics = metrics
         self._changes = Changes(log, "kafka_connected")
-        self._too_large: set[int] = set()
         #: The last seq that an offset of this journal can speak of.
         self._known_seq = journal.trusted_seq or 0
         self._wait = FIRST_WAIT
@@ -65,26 +64,36 @@ class Dispatcher:
         """Dispatch until cancelled; ends by itself only with FencedError."""
         while True:
             try:
-                await self._recover()
-                while True:
-                    await self._dispatch()
+                await self._run_until_failure()
             except FencedError:
                 raise
             except RecordTooLargeError:
                 continue
             except KafkaRefusedError as error:
                 await self._hold("kafka_refuses", error)
-            except (PublishError, RejectedError) as error:
+            except PublishError as error:
                 await self._hold("kafka_unavailable", error)
+            except RejectedError as error:
+                await self._hold("settle_failed", error)
             except Exception as error:  # noqa: BLE001 - the supervisor: no fault may end the loop
                 await self._hold("dispatch_failed", error)
-            finally:
-                self._metrics.kafka_up.set(0)
-                await self._publisher.close()
+
+    async def _run_until_failure(self) -> None:
+        try:
+            await self._recover()
+            while True:
+                await self._dispatch()
+        except FencedError:
+            # Who took over counts on from where we stand: its offsets must not settle our rows.
+            with suppress(RejectedError):
+                await self._journal.doubt_pending()
+            raise
+        finally:
+            self._metrics.kafka_up.set(0)
+            await self._publisher.close()
 
     async def _hold(self, event: str, error: Exception) -> None:
         """Wait before the next attempt, longer each time; the events wait in the journal."""
-        self._metrics.kafka_up.set(0)
         self._changes.failing(event, describe(error))
         await asyncio.sleep(self._wait * random.uniform(0.5, 1))  # noqa: S311 - jitter
         self._wait = min(self._wait * 2, LONGEST_WAIT)
@@ -92,14 +101,14 @@ class Dispatcher:
     async def _recover(self) -> None:
         """Open the publisher and settle what Kafka already has."""
         offset = await self._publisher.open(self._journal.id)
-        if offset is not None and offset > self._known_seq + 1:
+        if offset is None:
+            return
+        if offset > self._known_seq + 1:
             await self._part_from(offset)
-        elif offset is not None:
+        else:
             await self._settle_below(offset)
         if self._journal.trusted_seq is not None:
             await self._journal.trust_own()
-        self._metrics.kafka_up.set(1)
-        self._changes.working()
 
     async def _settle_below(self, offset: int) -> None:
         """Settle the rows whose records are in Kafka: their commit's answer was lost."""
@@ -132,6 +141,7 @@ class Dispatcher:
         self._journal.arrived.clear()
         batch = await self._pending()
         if not batch:
+            self._connected()
             self.idle.set()
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._journal.arrived.wait(), IDLE_LOOK)
@@ -139,11 +149,17 @@ class Dispatcher:
         self._known_seq = max(self._known_seq, batch[-1].seq)
         with self._metrics.publish_seconds.time():
             settlements = await self._publish(batch)
-        self._wait = FIRST_WAIT
+        self._connected()
         await self._settle(batch, settlements)
 
     async def _pending(self) -> list[StoredEvent]:
         return await self._journal.pending(BATCH_EVENTS, BATCH_BYTES)
+
+    def _connected(self) -> None:
+        """Say so only now: opening alone does not show that Kafka takes what is pending."""
+        self._wait = FIRST_WAIT
+        self._metrics.kafka_up.set(1)
+        self._changes.working()
 
     async def _publish(self, batch: Sequence[StoredEvent]) -> list[Settlement]:
         """Make the records and publish them; give how each event ended."""
@@ -151,7 +167,7 @@ class Dispatcher:
         try:
             await self._publisher.publish(self._records(batch, settlements), batch[-1].seq)
         except RecordTooLargeError as error:
-            self._found_too_large(batch[error.position], error)
+            await self._found_too_large(batch[error.position], error)
             raise
         return settlements
 
@@ -169,20 +185,20 @@ class Dispatcher:
 
     def _record(self, event: StoredEvent) -> Record:
         """Make one record; whatever happens here, the next event gets its turn."""
-        if event.seq in self._too_large:
+        if event.too_large:
             return dead_letter(event, self._router, DeadLetterReason.TOO_LARGE, keep_value=False)
         try:
             return normalize(event, self._router)
         except Exception as error:  # noqa: BLE001 - one event's fault never stops the next
-            log.warning("normalize_failed", seq=event.seq, error=type(error).__name__)
+            log.warning("normalize_failed", event_id=event.event_id, error=type(error).__name__)
             return dead_letter(event, self._router, DeadLetterReason.INTERNAL_ERROR)
 
-    def _found_too_large(self, event: StoredEvent, error: RecordTooLargeError) -> None:
-        if event.seq in self._too_large:
+    async def _found_too_large(self, event: StoredEvent, error: RecordTooLargeError) -> None:
+        if event.too_large:
             message = f"the broker does not even take a dead letter: {error}"
             raise KafkaRefusedError(message) from error
-        self._too_large.add(event.seq)
-        log.warning("record_too_large", seq=event.seq, bytes=len(event.body))
+        await self._journal.mark_too_large(event.seq)
+        log.warning("record_too_large", event_id=event.event_id, bytes=len(event.body))
 
     async def _settle(
         self, batch: Sequence[StoredEvent], settlements: Sequence[Settlement]
@@ -192,8 +208,8 @@ class Dispatcher:
         await self._journal.settle(settlements, now)
         self._metrics.settled(Counter(settlement.outcome for settlement in settlements))
         for event in batch:
-            self._metrics.end_to_end_seconds.observe((now - event.received_at) / 1000)
-        self._too_large.difference_update(event.seq for event in batch)
+            if not event.replayed:
+                self._metrics.end_to_end_seconds.observe((now - event.received_at) / 1000)
 
 
 def _settlement(event: StoredEvent, record: Record) -> Settlement:

@@ -41,6 +41,7 @@ class RejectReason(StrEnum):
     JOURNAL_UNAVAILABLE = "journal_unavailable"
     OVERLOADED = "overloaded"
     DRAINING = "draining"
+    INTERNAL_ERROR = "internal_error"
 
 
 STATUS = {
@@ -61,6 +62,7 @@ STATUS = {
     RejectReason.JOURNAL_UNAVAILABLE: HTTPStatus.SERVICE_UNAVAILABLE,
     RejectReason.OVERLOADED: HTTPStatus.SERVICE_UNAVAILABLE,
     RejectReason.DRAINING: HTTPStatus.SERVICE_UNAVAILABLE,
+    RejectReason.INTERNAL_ERROR: HTTPStatus.INTERNAL_SERVER_ERROR,
 }
 
 

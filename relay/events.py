@@ -87,6 +87,8 @@ class StoredEvent:
     body: bytes
     #: True when an operator asked for another publication of a settled event.
     replayed: bool = False
+    #: Set when the broker has refused the event's record.
+    too_large: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

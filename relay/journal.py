@@ -15,7 +15,7 @@ from typing import Any
 
 from relay import journalfile
 from relay.errors import RejectedError, RejectReason
-from relay.events import Callback, Outcome, Settlement, StoredEvent, Transport
+from relay.events import Callback, DeadLetterReason, Outcome, Settlement, StoredEvent, Transport
 from relay.fairness import Turns
 from relay.journalwriter import Add, Call, Commit, Writer
 from relay.metrics import Metrics
@@ -25,8 +25,11 @@ MAX_WAITING_BYTES = 64 * 2**20
 #: Rows that are read at once.
 READ_BITE = 32
 
-_COLUMNS = "seq, app, transport, received_at, event_id, event_type, body, replayed"
+_COLUMNS = "seq, app, transport, received_at, event_id, event_type, body, replayed, reason"
 _PENDING = f"SELECT {_COLUMNS} FROM events WHERE outcome IS NULL ORDER BY seq LIMIT ?"  # noqa: S608 - constants
+_OLDEST = (
+    "SELECT received_at FROM events WHERE outcome IS NULL AND NOT replayed ORDER BY seq LIMIT 1"
+)
 _SETTLE = (
     "UPDATE events SET outcome = ?, reason = ?, settled_at = ?"
     " WHERE seq BETWEEN ? AND ? AND outcome IS NULL"
@@ -88,10 +91,21 @@ class Journal:
         """Mark pending events as ended, durably. `settled_at` is Unix time in milliseconds."""
         await self._call(lambda connection: _settle(connection, settlements, settled_at))
 
+    async def mark_too_large(self, seq: int) -> None:
+        """Note, durably, that the broker takes no record of this event."""
+        sql = "UPDATE events SET reason = ? WHERE seq = ?"
+        await self._call(lambda c: c.execute(sql, (DeadLetterReason.TOO_LARGE, seq)))
+
     async def trust_own(self) -> None:
         """Note that Kafka's word on this journal has been heard: all its numbers are its own."""
         await self._call(lambda c: c.execute("UPDATE journal SET trusted_seq = NULL"))
         self.trusted_seq = None
+
+    async def doubt_pending(self) -> None:
+        """Let no offset settle what is pending now: another process may have used its numbers."""
+        pending = "(SELECT min(seq) - 1 FROM events WHERE outcome IS NULL)"
+        sql = f"UPDATE journal SET trusted_seq = {pending} WHERE trusted_seq IS NULL"  # noqa: S608 - constants
+        await self._call(lambda c: c.execute(sql))
 
     async def renew_id(self) -> None:
         """Become another journal to Kafka."""
@@ -123,8 +137,7 @@ class Journal:
 
     def oldest_pending(self) -> int | None:
         """Give `received_at` of the oldest pending event, Unix time in milliseconds."""
-        sql = "SELECT received_at FROM events WHERE outcome IS NULL ORDER BY seq LIMIT 1"
-        row = self._reader.execute(sql).fetchone()
+        row = self._reader.execute(_OLDEST).fetchone()
         return int(row[0]) if row else None
 
     def size(self) -> int:
@@ -192,7 +205,7 @@ class Journal:
 
 def stored_event(row: tuple[Any, ...]) -> StoredEvent:
     """Make a StoredEvent of a row of the columns of `_COLUMNS`."""
-    seq, app, transport, received_at, event_id, event_type, body, replayed = row
+    seq, app, transport, received_at, event_id, event_type, body, replayed, reason = row
     return StoredEvent(
         seq=seq,
         app=app,
@@ -202,6 +215,7 @@ def stored_event(row: tuple[Any, ...]) -> StoredEvent:
         event_type=event_type,
         body=body,
         replayed=bool(replayed),
+        too_large=reason == DeadLetterReason.TOO_LARGE,
     )
 
 

@@ -28,6 +28,8 @@ APPLICATION_ID = 0x72656C79
 SCHEMA_VERSION = 1
 #: Seconds that the start may spend on looking for damage.
 CHECK_BUDGET = 0.3
+#: Seconds to wait for the lock, and between two tries.
+LOCK_PATIENCE, LOCK_LOOK = 0.5, 0.02
 #: Seconds that a writer waits for another one (`relay events replay`).
 BUSY_TIMEOUT = 5
 
@@ -42,21 +44,34 @@ _PRAGMAS = (
 STATEMENTS = 128
 
 
-def lock(path: Path) -> TextIO:
-    """Own the journal for as long as the returned file stays open."""
+def lock(path: Path, *, patience: float = LOCK_PATIENCE) -> TextIO:
+    """Own the journal for as long as the returned file stays open.
+
+    Waits `patience` seconds for an owner that is about to end, or for `relay check`, before it
+    raises JournalLockedError.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         file = path.with_name(path.name + ".lock").open("a")
     except OSError as error:
         message = f"{path}: cannot be used: {error.strerror}"
         raise JournalError(message) from error
+    deadline = time.monotonic() + patience
+    while not _owned(file):
+        if time.monotonic() >= deadline:
+            file.close()
+            message = f"{path}: another relay process owns this journal; give each its own path"
+            raise JournalLockedError(message)
+        time.sleep(LOCK_LOOK)
+    return file
+
+
+def _owned(file: TextIO) -> bool:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
-        file.close()
-        message = f"{path}: another relay process owns this journal; give each its own path"
-        raise JournalLockedError(message) from None
-    return file
+        return False
+    return True
 
 
 def prepare(path: Path) -> None:
@@ -93,6 +108,10 @@ def connect(path: Path, *, readonly: bool = False) -> sqlite3.Connection:
 
 def _create(path: Path) -> None:
     """Build the file beside its place and move it there: a crash leaves none or a whole one."""
+    for leftover in (path.with_name(path.name + suffix) for suffix in ("-wal", "-shm")):
+        if leftover.exists():
+            message = f"{leftover}: is left of another journal, and is part of it; move it there"
+            raise JournalError(message)
     draft = path.with_name(path.name + ".new")
     draft.unlink(missing_ok=True)
     try:
@@ -154,7 +173,8 @@ def check_pages(path: Path) -> None:
     if found != ["ok"]:
         message = (
             f"{path}: is damaged ({' '.join(found[0].split())}); nothing was changed. "
-            "Move it away to start empty, and take its events out with `sqlite3 FILE .recover`"
+            f"To start empty, move it away with {path.name}-wal and {path.name}-shm; "
+            "docs/operations.md says how to get its events out"
         )
         raise JournalDamagedError(message)
 

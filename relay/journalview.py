@@ -132,6 +132,7 @@ def as_stored(entry: Entry, body: bytes) -> StoredEvent:
         event_type=entry.event_type,
         body=body,
         replayed=entry.replayed,
+        too_large=entry.reason == DeadLetterReason.TOO_LARGE,
     )
 
 

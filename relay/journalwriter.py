@@ -20,6 +20,8 @@ from relay.errors import RejectReason
 from relay.events import Callback, Outcome
 from relay.logs import Changes
 
+log = structlog.get_logger()
+
 #: Rows that one step of the clean-up deletes, so that an ack waits for a moment at most.
 TIDY_ROWS = 32
 #: Seconds between two looks for something to clean up; also the longest time without a step.
@@ -46,10 +48,13 @@ _TIDY = (
     " ORDER BY seq LIMIT ?)"
 )
 #: What a full journal needs of a settled event is its id alone.
-_STRIP = (
-    "UPDATE events SET body = x'' WHERE seq IN (SELECT seq FROM events WHERE seq > ?"
-    " AND outcome IN ('published', 'duplicate') ORDER BY seq LIMIT ?) RETURNING seq"
+_SHELLS = (
+    "SELECT seq, app, event_id, event_type, transport, received_at, replayed, outcome, reason,"
+    " settled_at, x'' FROM events WHERE seq > ? AND outcome IN ('published', 'duplicate')"
+    " ORDER BY seq LIMIT ?"
 )
+_DELETE = "DELETE FROM events WHERE seq = ?"
+_PUT_BACK = "INSERT INTO events VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +116,7 @@ class Writer:
         self._last_seq = journalfile.last_seq(self._connection)
         self._unsized = SIZE_LOOK
         self._full = False
-        self._log = Changes(structlog.get_logger(), "journal_writable")
+        self._log = Changes(log, "journal_writable")
         self._threads = [
             Thread(target=self._run, name="journal-writer", daemon=True),
             Thread(target=self._checkpoints, name="journal-checkpoint", daemon=True),
@@ -251,23 +256,31 @@ class Writer:
         before = int(time.time() * 1000) - self._window
         freed = self._connection.execute(_TIDY, (before, TIDY_ROWS)).rowcount
         if not freed and self._full:
-            row = self._connection.execute(_STRIP, (self._stripped_seq, TIDY_ROWS)).fetchall()
-            freed = len(row)
-            self._stripped_seq = max((seq for (seq,) in row), default=self._stripped_seq)
+            freed = journalfile.transaction(self._connection, self._strip)
         if self._full and freed:
             self._look_at_size()
             self._deliver(Commit(adds=[], calls=[], full=self._full))
         return freed > 0
 
+    def _strip(self) -> int:
+        """Let go of a few settled bodies. SQLite joins half-empty pages at a DELETE only."""
+        shells = self._connection.execute(_SHELLS, (self._stripped_seq, TIDY_ROWS)).fetchall()
+        self._connection.executemany(_DELETE, [shell[:1] for shell in shells])
+        self._connection.executemany(_PUT_BACK, shells)
+        self._stripped_seq = shells[-1][0] if shells else self._stripped_seq
+        return len(shells)
+
     def _checkpoints(self) -> None:
         """Move committed pages from the WAL into the file, beside the writer."""
         connection = journalfile.connect(self._path)
+        changes = Changes(log, "journal_checkpoints_again")
         while not self._stopping.wait(CHECKPOINT_INTERVAL):
             try:
                 row = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
             except sqlite3.Error as error:
-                self._log.failing("journal_checkpoint_failed", str(error))
+                changes.failing("journal_checkpoint_failed", str(error))
                 continue
+            changes.working()
             if row[1] > WAL_PAGES:
                 self._wal_is_long.set()
         connection.close()

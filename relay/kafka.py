@@ -35,7 +35,10 @@ def journal_topic(settings: Kafka) -> str:
 
 
 def client_options(settings: Kafka) -> dict[str, Any]:
-    """Give the keyword arguments with which every aiokafka client is made."""
+    """Give the keyword arguments with which every aiokafka client is made.
+
+    Raises KafkaRefusedError if a TLS file cannot be used.
+    """
     options: dict[str, Any] = {
         "bootstrap_servers": settings.bootstrap_servers,
         "security_protocol": settings.security_protocol,
@@ -48,11 +51,22 @@ def client_options(settings: Kafka) -> dict[str, Any]:
             "sasl_plain_password": settings.sasl_password.get_secret_value(),
         }
     if settings.security_protocol.endswith("SSL"):
+        options["ssl_context"] = _ssl_context(settings)
+    return options
+
+
+def _ssl_context(settings: Kafka) -> ssl.SSLContext:
+    try:
         context = ssl.create_default_context(cafile=settings.ca_file)
         if settings.cert_file and settings.key_file:
             context.load_cert_chain(settings.cert_file, settings.key_file)
-        options["ssl_context"] = context
-    return options
+    except (OSError, ssl.SSLError) as error:
+        names = [
+            str(file) for file in (settings.ca_file, settings.cert_file, settings.key_file) if file
+        ]
+        message = f"the TLS files {', '.join(names)} cannot be used: {describe(error)}"
+        raise KafkaRefusedError(message) from error
+    return context
 
 
 @asynccontextmanager
@@ -62,15 +76,20 @@ async def translated() -> AsyncIterator[None]:
         yield
     except RelayError:
         raise
-    except _FENCED as error:
-        message = "another process publishes under this journal's id; only one may"
-        raise FencedError(message) from error
-    except _REFUSED as error:
-        message = f"Kafka refuses: {describe(error)}"
-        raise KafkaRefusedError(message) from error
     except (errors.KafkaError, errors.IllegalOperation, OSError, AssertionError) as error:
-        message = f"Kafka is not available: {describe(error)}"
-        raise KafkaUnavailableError(message) from error
+        raise _translation(error) from error
+
+
+def _translation(error: BaseException) -> RelayError:
+    """Choose relay's error; aiokafka's sender hides the real one behind a general one."""
+    cause: BaseException | None = error
+    while cause and not isinstance(cause, _FENCED + _REFUSED):
+        cause = cause.__cause__
+    if isinstance(cause, _FENCED):
+        return FencedError("another process publishes under this journal's id; only one may")
+    if isinstance(cause, _REFUSED):
+        return KafkaRefusedError(f"Kafka refuses: {describe(cause)}")
+    return KafkaUnavailableError(f"Kafka is not available: {describe(error)}")
 
 
 def describe(error: BaseException) -> str:

@@ -82,7 +82,7 @@ class Metrics:
         )
         self.accept_seconds = Histogram(
             "relay_accept_seconds",
-            "From a request's body read to its answer.",
+            "From a request's head read to its answer.",
             buckets=ACK_BUCKETS,
             registry=registry,
         )

@@ -28,7 +28,7 @@ class Publisher(Protocol):
     """What the dispatcher needs; after an error it calls `close`, then `open`."""
 
     async def open(self, journal_id: str) -> int | None:
-        """Connect; give the offset that says how far this journal is settled, if there is one."""
+        """Connect; give the offset below which Kafka has this journal, None if it does not know."""
 
     async def publish(self, records: AsyncIterable[Record], last_seq: int) -> None:
         """Publish all records, in order per key; `last_seq` is the journal's place after them."""
@@ -76,6 +76,8 @@ class _Session:
             acks="all",
             enable_idempotence=True,
             transactional_id=transactional_id,
+            # Longer than any exchange may take: who is fenced was replaced, not merely slow.
+            transaction_timeout_ms=int(self._settings.timeout * 2000),
             max_batch_size=self._batch_bytes,
             request_timeout_ms=int(self._settings.timeout * 1000),
         )
@@ -144,7 +146,7 @@ class _Session:
 class ExactlyOncePublisher(_Session):
     """A transaction a batch: the records, and in the same commit how far the journal is settled."""
 
-    async def open(self, journal_id: str) -> int | None:
+    async def open(self, journal_id: str) -> int:
         """Fence and finish what an earlier process left, then read back how far it came.
 
         The order matters: the offset is final only after the producer has its new epoch.
@@ -160,7 +162,7 @@ class ExactlyOncePublisher(_Session):
             message = "Kafka is not available: the group's coordinator did not answer"
             raise KafkaUnavailableError(message)
         offset = offsets[place].offset
-        return None if offset < 0 else int(offset)
+        return max(int(offset), 0)
 
     async def publish(self, records: AsyncIterable[Record], last_seq: int) -> None:
         """Commit the records and `last_seq` + 1 as one; on any error nothing is known."""

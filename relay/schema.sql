@@ -28,7 +28,7 @@ CREATE TABLE events (
     replayed INTEGER NOT NULL DEFAULT 0,
     -- NULL while pending, then published, duplicate or dead_letter.
     outcome TEXT,
-    -- Why it is a dead letter. Rows with too_large or internal_error stay until an operator decides.
+    -- Why it is a dead letter; too_large is noted while it is pending. Rows with too_large or internal_error stay until an operator decides.
     reason TEXT,
     -- Unix time in milliseconds.
     settled_at INTEGER,

@@ -116,7 +116,7 @@ class Webhook(_Section):
     host: str = "0.0.0.0"  # noqa: S104 - Feishu must reach it; nothing passes without a signature
     port: Port = 8080
     max_body_bytes: Bytes = 2**20
-    #: A client that has not sent its head or its body by then is cut off.
+    #: A client that has not sent its body by then is answered 408 and cut off.
     read_timeout: Seconds = 10
 
 
@@ -161,11 +161,12 @@ class Kafka(_Section):
     cert_file: Path | None = None
     key_file: Path | None = None
     #: Every exchange with Kafka ends by then; what is unknown at that point is read back.
-    timeout: Annotated[float, BeforeValidator(_seconds), Field(gt=0)] = 30
+    timeout: Annotated[float, BeforeValidator(_seconds), Field(gt=0, le=300)] = 30
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
-        if self.security_protocol.startswith("SASL") and not self.sasl_username:
+        known = self.sasl_username and self.sasl_password.get_secret_value()
+        if self.security_protocol.startswith("SASL") and not known:
             message = "security_protocol uses SASL, so sasl_username and sasl_password are needed"
             raise ValueError(message)
         if (self.cert_file is None) != (self.key_file is None):

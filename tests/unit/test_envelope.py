@@ -36,7 +36,9 @@ DECIDED = {
 }
 
 
-def credentials(*, keys: tuple[str, ...] = (KEY,), tokens: tuple[str, ...] = (TOKEN,)) -> Credentials:
+def credentials(
+    *, keys: tuple[str, ...] = (KEY,), tokens: tuple[str, ...] = (TOKEN,)
+) -> Credentials:
     return Credentials(
         keys=tuple(EncryptKey(key) for key in keys),
         tokens=tuple(token.encode() for token in tokens),
@@ -100,7 +102,9 @@ def test_vector_is_opened_or_refused(vector: dict[str, Any]) -> None:
     content = json.loads(plain)
     found = opened(raw, checks)
     assert plain.encode() == found.body
-    assert (content["header"]["event_id"] if "schema" in content else content["uuid"]) == found.event_id
+    assert (
+        content["header"]["event_id"] if "schema" in content else content["uuid"]
+    ) == found.event_id
     assert found.dead_letter is None
 
 
@@ -147,7 +151,9 @@ def test_unknown_key_is_refused() -> None:
     assert refusal(signed(payload(), key="another")) is RejectReason.SIGNATURE
 
 
-@pytest.mark.parametrize("seconds", [0, -WINDOW // 1000, 300], ids=["now", "at the window", "ahead"])
+@pytest.mark.parametrize(
+    "seconds", [0, -WINDOW // 1000, 300], ids=["now", "at the window", "ahead"]
+)
 def test_timestamp_inside_the_window_passes(seconds: int) -> None:
     """Feishu's own retries come up to 7.1 hours later."""
     raw = signed(payload("e-1"), timestamp=str(NOW // 1000 + seconds))
@@ -247,7 +253,11 @@ def test_missing_token_passes_on_the_signature_alone() -> None:
     bare = payload("e-3")
     del bare["header"]["token"]
     first = {"uuid": "u-1", "event": {"type": "message"}}
-    assert [opened(signed(body)).event_id for body in (second, bare, first)] == ["e-2", "e-3", "u-1"]
+    assert [opened(signed(body)).event_id for body in (second, bare, first)] == [
+        "e-2",
+        "e-3",
+        "u-1",
+    ]
     for body in (second, bare, first):
         assert refusal(callback(as_json(body)), credentials(keys=())) is RejectReason.TOKEN
 
@@ -366,7 +376,7 @@ def test_integer_of_any_size_does_not_stop_an_event() -> None:
 
 
 def test_header_bytes_are_signed_as_they_came() -> None:
-    """aiohttp gives undecodable bytes as surrogates; they must neither fail nor change."""
+    """Aiohttp gives undecodable bytes as surrogates; they must neither fail nor change."""
     body = encrypt(as_json(payload("e-8")))
     nonce = b"n\xff\xe9"
     digest = hashlib.sha256(b"1700000000" + nonce + KEY.encode() + body).hexdigest()

@@ -72,7 +72,7 @@ def test_golden_pair(name: str) -> None:
     }
     assert expected == actual
     assert len(headers) == len(record.headers)
-    assert (Outcome.PUBLISHED, None, RECEIVED) == (record.outcome, record.reason, record.timestamp)
+    assert (record.outcome, record.reason, record.timestamp) == (Outcome.PUBLISHED, None, RECEIVED)
 
 
 def test_integers_of_golden_pairs_are_not_floats() -> None:
@@ -144,30 +144,30 @@ def test_dead_letter_that_is_too_large_has_a_size_and_no_value() -> None:
     event = stored(b"x" * 1000, "id")
     record = dead_letter(event, ROUTER, DeadLetterReason.TOO_LARGE, keep_value=False)
     headers = dict(record.headers)
-    assert (None, b"1000", b"too_large") == (
+    assert (
         record.value,
         headers["relay_size"],
         headers["relay_reason"],
-    )
+    ) == (None, b"1000", b"too_large")
 
 
 def test_topics_can_be_changed_one_by_one() -> None:
     """An operator may route a type, `other` and dead letters, and choose the prefix."""
     changes = {MESSAGE_CREATED: "messages", "other": "rest", "dead_letter": "dead", "im.v1": "im"}
     router = Router("x.", changes)
-    assert [
+    assert router.topics == [
         "x.dead",
         "x.helpdesk.notification",
         "x.helpdesk.ticket",
         "x.im",
         "x.messages",
         "x.rest",
-    ] == router.topics
-    assert ("x.messages", "x.im", "x.rest") == (
+    ]
+    assert (
         router.topic(MESSAGE_CREATED),
         router.topic("im.v1"),
         router.topic("never heard of"),
-    )
+    ) == ("x.messages", "x.im", "x.rest")
     assert router.dead_letter == "x.dead"
 
 
@@ -235,9 +235,11 @@ SCALARS = (
     | st.sampled_from(["0", "12", "-1", "1608725989000", "1603977298000000", "9" * 25, "2.5", ""])
 )
 NAMES = st.text(st.characters(codec=None), max_size=6) | st.sampled_from(
-    sorted({name for known in EVENT_TYPES.values() for name in known.fields})
-    + ["ticket_id", "status", "status_code", "comments", "created_at", "customized_fields"]
-    + ["agent_service_duration", "agent_service_duration_seconds", "channel", "image_keys", "id"]
+    [
+        *sorted({name for known in EVENT_TYPES.values() for name in known.fields}),
+        *("status", "status_code", "comments", "created_at", "customized_fields", "channel"),
+        *("agent_service_duration", "agent_service_duration_seconds", "image_keys", "id"),
+    ]
 )
 VALUES = st.recursive(
     SCALARS,
@@ -257,12 +259,14 @@ def made(event_type: str, event: dict[str, Any]) -> tuple[Record, Any, Any]:
 
 @given(TYPES, EVENTS)
 def test_any_object_gives_a_record(event_type: str, event: dict[str, Any]) -> None:
-    """Total: whatever Feishu sends as `event`, a consumer gets it, under a key, as one JSON object."""
+    """Total: whatever Feishu sends as `event`, a consumer gets one JSON object under a key."""
     record, value, _ = made(event_type, event)
     assert Outcome.PUBLISHED is record.outcome
     assert record.key
     assert record.key == dict(record.headers)["ce_partitionkey"]
-    assert {"event", "ticket_id", "data"} <= set(value) <= {"event", "ticket_id", "data", "unexpected"}
+    assert (
+        {"event", "ticket_id", "data"} <= set(value) <= {"event", "ticket_id", "data", "unexpected"}
+    )
 
 
 @given(EVENTS)
@@ -305,7 +309,7 @@ def test_ids_are_text_wherever_a_rule_applies(event_type: str, event: dict[str, 
 
 @given(st.sampled_from(sorted(RULED)), EVENTS)
 def test_nothing_without_a_rule_is_lost(event_type: str, event: dict[str, Any]) -> None:
-    """A field of tomorrow arrives as it is, or stands under `unexpected` where our name took its."""
+    """A field of tomorrow arrives as it is; where our name took its, `unexpected` has it."""
     _, value, given_event = made(event_type, event)
     for name, content in given_event.items():
         if name not in EVENT_TYPES[event_type].fields:

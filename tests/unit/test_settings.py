@@ -18,9 +18,7 @@ LEAST = {
 }
 
 
-def load(
-    monkeypatch: pytest.MonkeyPatch, changes: dict[str, str | None] | None = None
-) -> Settings:
+def load(monkeypatch: pytest.MonkeyPatch, changes: dict[str, str | None] | None = None) -> Settings:
     for name, value in {**LEAST, **(changes or {})}.items():
         if value is not None:
             monkeypatch.setenv(name, value)
@@ -102,7 +100,7 @@ def test_least_is_an_app_and_a_broker(monkeypatch: pytest.MonkeyPatch) -> None:
         ("KAFKA__SASL_MECHANISM", "SCRAM-SHA-512", "kafka.sasl_mechanism", "SCRAM-SHA-512"),
         ("KAFKA__SASL_USERNAME", "u", "kafka.sasl_username", "u"),
         ("KAFKA__SASL_PASSWORD", "p", "kafka.sasl_password", SecretStr("p")),
-        ("KAFKA__CA_FILE", "/ca", "kafka.ca_file", Path("/ca")),
+        ("KAFKA__CA_FILE", __file__, "kafka.ca_file", Path(__file__)),
         ("KAFKA__TIMEOUT", "1m", "kafka.timeout", 60),
         ("DRAIN__DELAY", "0s", "drain.delay", 0),
         ("DRAIN__TIMEOUT", "1.5s", "drain.timeout", 1.5),
@@ -121,11 +119,11 @@ def test_setting_comes_from_the_environment(
 
 def test_certificate_and_key_go_together(monkeypatch: pytest.MonkeyPatch) -> None:
     files: dict[str, str | None] = {
-        "RELAY_KAFKA__CERT_FILE": "/cert",
-        "RELAY_KAFKA__KEY_FILE": "/key",
+        "RELAY_KAFKA__CERT_FILE": __file__,
+        "RELAY_KAFKA__KEY_FILE": __file__,
     }
     found = load(monkeypatch, files).kafka
-    assert (Path("/cert"), Path("/key")) == (found.cert_file, found.key_file)
+    assert (Path(__file__), Path(__file__)) == (found.cert_file, found.key_file)
     monkeypatch.delenv("RELAY_KAFKA__KEY_FILE")
     with pytest.raises(SettingsError, match=r"kafka \(RELAY_KAFKA\): cert_file and key_file go"):
         settings.load()
@@ -279,9 +277,10 @@ def test_all_mistakes_stand_in_one_message(monkeypatch: pytest.MonkeyPatch) -> N
 def test_nothing_at_all_names_what_is_needed() -> None:
     with pytest.raises(SettingsError) as caught:
         settings.load()
-    assert ["apps (RELAY_APPS): is required", "kafka (RELAY_KAFKA): is required"] == str(
-        caught.value
-    ).splitlines()
+    assert str(caught.value).splitlines() == [
+        "apps (RELAY_APPS): is required",
+        "kafka (RELAY_KAFKA): is required",
+    ]
 
 
 @pytest.mark.parametrize("name", ["WITH SPACE", "TOO-" + "L" * 64, "PÄNG"])

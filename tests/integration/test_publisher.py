@@ -1,0 +1,619 @@
+"""What the dispatcher relies on: the same of the fake, the embedded broker and a real Kafka."""
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiokafka import AIOKafkaConsumer, TopicPartition, errors
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.partitioner import DefaultPartitioner
+from pydantic import SecretStr
+
+from relay import kafka as kafka_module
+from relay.errors import (
+    FencedError,
+    KafkaRefusedError,
+    KafkaUnavailableError,
+    RecordTooLargeError,
+)
+from relay.events import Outcome, Record
+from relay.publisher import AtLeastOncePublisher, ExactlyOncePublisher, Publisher
+from relay.settings import Kafka
+from tests.conftest import need_kafka
+from tests.fakes import MemoryKafka, MemoryPublisher
+from tests.kafka_security import PASSWORD, USERNAME, Security, secure_listeners
+from tests.kafka_server import AUTHORIZER, Broker, KafkaServer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """A record as a consumer that reads committed sees it."""
+
+    key: bytes | None
+    value: bytes | None
+    headers: tuple[tuple[str, bytes], ...]
+    timestamp: int
+    partition: int
+
+
+@dataclass(slots=True, kw_only=True)
+class Place:
+    """One kind of publisher on one kind of broker."""
+
+    topic: str
+    make: Callable[[], Publisher]
+    see: Callable[[int], Awaitable[list[Seen]]]
+    #: An offset goes with the records, and an aborted transaction leaves nothing.
+    transactions: bool
+    #: The broker refuses large records.
+    limits: bool
+    #: The offset of a journal that Kafka has never heard of; None where it keeps none.
+    fresh: int | None
+    journal_id: str = field(default_factory=lambda: str(uuid.uuid4()))
+
+
+def options(bootstrap: str, prefix: str, **changes: Any) -> Kafka:
+    return Kafka.model_validate(
+        {"bootstrap_servers": bootstrap, "topic_prefix": prefix, "timeout": 15, **changes}
+    )
+
+
+async def committed(bootstrap: str, topic: str, count: int) -> list[Seen]:
+    """Read so many records of a topic, partition by partition in the order they have there."""
+    consumer = AIOKafkaConsumer(
+        bootstrap_servers=bootstrap,
+        auto_offset_reset="earliest",
+        isolation_level="read_committed",
+        check_crcs=False,
+    )
+    await consumer.start()
+    found: list[Seen] = []
+    try:
+        await consumer._client.force_metadata_update()
+        partitions = await consumer._client._wait_on_metadata(topic)
+        consumer.assign([TopicPartition(topic, partition) for partition in partitions])
+        async with asyncio.timeout(20):
+            while len(found) < count:
+                batches = await consumer.getmany(timeout_ms=200)
+                found += [_seen(record) for batch in batches.values() for record in batch]
+    finally:
+        await consumer.stop()
+    return found
+
+
+def _seen(record: Any) -> Seen:
+    return Seen(
+        key=record.key,
+        value=record.value,
+        headers=tuple(record.headers),
+        timestamp=record.timestamp,
+        partition=record.partition,
+    )
+
+
+def memory_place() -> Place:
+    kafka = MemoryKafka()
+
+    async def see(count: int) -> list[Seen]:
+        assert len(kafka.records) >= count
+        return [
+            Seen(
+                key=record.key,
+                value=record.value,
+                headers=tuple(record.headers),
+                timestamp=record.timestamp,
+                partition=0,
+            )
+            for record in kafka.records
+        ]
+
+    return Place(
+        topic="t",
+        make=lambda: MemoryPublisher(kafka),
+        see=see,
+        transactions=True,
+        limits=True,
+        fresh=0,
+    )
+
+
+def broker_place(bootstrap: str, prefix: str, kind: str, *, real: bool) -> Place:
+    publisher = ExactlyOncePublisher if kind == "exactly once" else AtLeastOncePublisher
+    topic = f"{prefix}records"
+    return Place(
+        topic=topic,
+        make=lambda: publisher(options(bootstrap, prefix), [topic]),
+        see=lambda count: committed(bootstrap, topic, count),
+        transactions=real and kind == "exactly once",
+        limits=real,
+        fresh=0 if kind == "exactly once" else None,
+    )
+
+
+PLACES = [
+    "memory",
+    "embedded, exactly once",
+    "embedded, at least once",
+    "real, exactly once",
+    "real, at least once",
+]
+
+
+@pytest.fixture(params=PLACES)
+def place(request: pytest.FixtureRequest, topic_prefix: str) -> Place:
+    """Each kind of publisher; the real Kafka is started only where it is asked for."""
+    broker, _, kind = request.param.partition(", ")
+    if broker == "memory":
+        return memory_place()
+    if broker == "embedded":
+        bootstrap = request.getfixturevalue("embedded_kafka")
+        return broker_place(bootstrap, topic_prefix, kind, real=False)
+    kafka: Broker = request.getfixturevalue("kafka")
+    return broker_place(kafka.bootstrap, topic_prefix, kind, real=True)
+
+
+def record(topic: str, key: str, value: bytes | None, *headers: tuple[str, bytes]) -> Record:
+    return Record(
+        outcome=Outcome.PUBLISHED,
+        topic=topic,
+        key=key.encode(),
+        value=value,
+        headers=list(headers),
+        timestamp=1_767_323_045_678,
+    )
+
+
+async def stream(records: Sequence[Record]) -> AsyncIterator[Record]:
+    for one in records:
+        yield one
+
+
+async def opened(publisher: Publisher, journal_id: str) -> int | None:
+    """Open as the dispatcher does: a fresh Kafka has no coordinators at first."""
+    async with asyncio.timeout(30):
+        while True:
+            try:
+                return await publisher.open(journal_id)
+            except KafkaUnavailableError:
+                await publisher.close()
+                await asyncio.sleep(0.05)
+
+
+async def publish(publisher: Publisher, records: Sequence[Record], last_seq: int) -> None:
+    await publisher.publish(stream(records), last_seq)
+
+
+async def test_record_arrives_as_it_was_given(place: Place) -> None:
+    """Key, value, headers and timestamp; a dead letter without its value too."""
+    headers = (("ce_id", b"e-1"), ("empty", b""), ("bytes", b"\xff\x00"))
+    records = [
+        record(place.topic, "k", "值".encode(), *headers),
+        record(place.topic, "k", None),
+        record(place.topic, "k", b""),
+    ]
+    publisher = place.make()
+    try:
+        await opened(publisher, place.journal_id)
+        await publish(publisher, records, 3)
+        found = await place.see(3)
+    finally:
+        await publisher.close()
+    assert [(one.key, one.value, tuple(one.headers), one.timestamp) for one in records] == [
+        (one.key, one.value, one.headers, one.timestamp) for one in found
+    ]
+
+
+async def test_order_per_key_is_kept_over_batches(place: Place) -> None:
+    """More than fits into one produce batch, in several publications; each record once."""
+    publisher = place.make()
+    values = [b"%04d" % n + b"x" * 5000 for n in range(300)]
+    records = [record(place.topic, f"k-{n % 7}", value) for n, value in enumerate(values)]
+    try:
+        await opened(publisher, place.journal_id)
+        for first in range(0, 300, 100):
+            await publish(publisher, records[first : first + 100], first + 100)
+        found = await place.see(300)
+    finally:
+        await publisher.close()
+    for key in range(7):
+        name = f"k-{key}".encode()
+        assert values[key::7] == [one.value for one in found if one.key == name]
+
+
+async def test_new_journal_starts_at_nothing(place: Place) -> None:
+    """An answer, 0, where Kafka keeps offsets; none where it does not."""
+    publisher = place.make()
+    try:
+        assert place.fresh == await opened(publisher, place.journal_id)
+    finally:
+        await publisher.close()
+
+
+async def test_close_is_always_allowed(place: Place) -> None:
+    """Before an open, twice, and after it another open works."""
+    publisher = place.make()
+    await publisher.close()
+    await opened(publisher, place.journal_id)
+    await publisher.close()
+    await publisher.close()
+    await opened(publisher, place.journal_id)
+    await publish(publisher, [record(place.topic, "k", b"v")], 1)
+    await publisher.close()
+    assert [one.value for one in await place.see(1)] == [b"v"]
+
+
+async def test_publication_without_open_is_transient(place: Place) -> None:
+    """The dispatcher opens and tries again."""
+    publisher = place.make()
+    with pytest.raises(KafkaUnavailableError):
+        await publish(publisher, [record(place.topic, "k", b"v")], 1)
+
+
+async def test_offset_is_committed_with_the_records(place: Place) -> None:
+    """What a recovery rests on: last seq + 1, readable by the next producer of this journal."""
+    if not place.transactions:
+        pytest.skip("no offset is kept here (design section 9)")
+    for last_seq in (5, 9):
+        publisher = place.make()
+        try:
+            offset = await opened(publisher, place.journal_id)
+            assert offset == (0 if last_seq == 5 else 6)
+            await publish(publisher, [record(place.topic, "k", b"%d" % last_seq)], last_seq)
+        finally:
+            await publisher.close()
+    assert [one.value for one in await place.see(2)] == [b"5", b"9"]
+
+
+async def test_earlier_publisher_is_fenced(place: Place) -> None:
+    """Two processes on one identity: the later one wins, the other must end."""
+    if not place.transactions:
+        pytest.skip("nothing fences without transactions")
+    earlier, later = place.make(), place.make()
+    try:
+        await opened(earlier, place.journal_id)
+        await publish(earlier, [record(place.topic, "k", b"1")], 1)
+        assert await opened(later, place.journal_id) == 2
+        with pytest.raises(FencedError):
+            await publish(earlier, [record(place.topic, "k", b"zombie")], 2)
+        await publish(later, [record(place.topic, "k", b"2")], 2)
+        assert [one.value for one in await place.see(2)] == [b"1", b"2"]
+    finally:
+        await earlier.close()
+        await later.close()
+
+
+async def test_too_large_record_is_named_and_nothing_stays(place: Place) -> None:
+    """Alone, whatever is around it; after a reopen the others go out, each seen once."""
+    if not place.limits:
+        pytest.skip("this broker takes everything")
+    small = [record(place.topic, "k", b"%d" % n) for n in range(3)]
+    large = record(place.topic, "k", b"x" * 1_200_000)
+    publisher = place.make()
+    try:
+        await opened(publisher, place.journal_id)
+        with pytest.raises(RecordTooLargeError) as caught:
+            await publish(publisher, [small[0], small[1], large, small[2]], 4)
+        assert caught.value.position == 2
+        await publisher.close()
+        assert place.fresh == await opened(publisher, place.journal_id)
+        marker = record(place.topic, "k", b"marker")
+        await publish(publisher, [*small, marker], 4)
+        if place.transactions:
+            found = await place.see(4)
+            assert [one.value for one in found] == [b"0", b"1", b"2", b"marker"]
+    finally:
+        await publisher.close()
+
+
+async def test_batch_beyond_the_topics_limit_is_made_smaller(
+    kafka: Broker, topic_prefix: str
+) -> None:
+    """A topic that takes less than our batches, but each record: transient, then it fits."""
+    topic = f"{topic_prefix}narrow"
+    config = options(kafka.bootstrap, topic_prefix)
+    async with kafka_module.admin_client(config) as admin:
+        limit = {"max.message.bytes": "20000"}
+        await admin.create_topics([NewTopic(topic, 1, 1, topic_configs=limit)])
+    publisher = ExactlyOncePublisher(config, [topic])
+    records = [record(topic, "k", b"x" * 5000) for _ in range(40)]
+    attempts = 0
+    try:
+        while True:
+            attempts += 1
+            try:
+                await opened(publisher, "narrow")
+                await publish(publisher, records, 40)
+                break
+            except KafkaUnavailableError:
+                await publisher.close()
+        assert 1 < attempts < 5
+        assert len(await committed(kafka.bootstrap, topic, 40)) == 40
+    finally:
+        await publisher.close()
+
+
+async def test_missing_topics_are_named_where_creation_is_off(
+    kafka: Broker, topic_prefix: str
+) -> None:
+    config = options(kafka.bootstrap, topic_prefix, create_topics=False)
+    publisher = ExactlyOncePublisher(config, [f"{topic_prefix}a", f"{topic_prefix}b"])
+    expected = f"missing in Kafka: {topic_prefix}a, {topic_prefix}b, {topic_prefix}relay_journal"
+    with pytest.raises(KafkaRefusedError, match=expected):
+        await publisher.open("j")
+    await publisher.close()
+
+
+async def test_topics_are_made_as_the_settings_say(kafka: Broker, topic_prefix: str) -> None:
+    """Partitions for events, one for the journal's offset; the broker's own replication factor."""
+    config = options(kafka.bootstrap, topic_prefix, partitions=5)
+    publisher = ExactlyOncePublisher(config, [f"{topic_prefix}a"])
+    await opened(publisher, "j")
+    await publisher.close()
+    async with kafka_module.admin_client(config) as admin:
+        names = [f"{topic_prefix}a", f"{topic_prefix}relay_journal"]
+        described = {one["topic"]: one["partitions"] for one in await admin.describe_topics(names)}
+    assert [len(described[name]) for name in names] == [5, 1]
+    again = ExactlyOncePublisher(
+        options(kafka.bootstrap, topic_prefix, create_topics=False), [f"{topic_prefix}a"]
+    )
+    assert await opened(again, "j") == 0
+    await again.close()
+
+
+async def test_replication_that_the_cluster_cannot_give_is_refused(
+    kafka: Broker, topic_prefix: str
+) -> None:
+    config = options(kafka.bootstrap, topic_prefix, replication_factor=9)
+    publisher = AtLeastOncePublisher(config, [f"{topic_prefix}a"])
+    with pytest.raises(KafkaRefusedError, match=r"a \(creating it failed: InvalidReplication"):
+        await publisher.open("j")
+    await publisher.close()
+
+
+#: From Kafka's own test of its murmur2 (UtilsTest).
+JAVA_HASHES = {
+    "21": -973932308,
+    "foobar": -790332482,
+    "a-little-bit-long-string": -985981536,
+    "a-little-bit-longer-string": -1486304829,
+    "lkjh234lh9fiuh90y23oiuhsafujhadof229phr9h19h89h8": -58897971,
+    "abc": 479470107,
+}
+
+
+async def test_partition_is_the_one_java_would_choose(kafka: Broker, topic_prefix: str) -> None:
+    """A consumer that joins our topics with those of a Java producer relies on it."""
+    topic = f"{topic_prefix}records"
+    publisher = ExactlyOncePublisher(options(kafka.bootstrap, topic_prefix, partitions=12), [topic])
+    keys = [*JAVA_HASHES, *(f"键-{n}" for n in range(50))]
+    await opened(publisher, "j")
+    await publish(publisher, [record(topic, key, b"v") for key in keys], len(keys))
+    await publisher.close()
+    found = {one.key: one.partition for one in await committed(kafka.bootstrap, topic, len(keys))}
+    for key, murmur2 in JAVA_HASHES.items():
+        assert (murmur2 & 0x7FFFFFFF) % 12 == found[key.encode()]
+    every, partitioner = list(range(12)), DefaultPartitioner()
+    assert {key.encode(): partitioner(key.encode(), every, every) for key in keys} == found
+
+
+async def test_broker_that_is_away_is_transient() -> None:
+    """And is named as such within the timeout."""
+    publisher = ExactlyOncePublisher(options("127.0.0.1:1", "x.", timeout=1), ["x.a"])
+    with pytest.raises(KafkaUnavailableError, match="Kafka is not available"):
+        await publisher.open("j")
+    await publisher.close()
+
+
+async def test_broker_that_hangs_is_transient(unused_tcp_port_factory: Callable[[], int]) -> None:
+    """It accepts the connection and says nothing."""
+    port = unused_tcp_port_factory()
+    connected: list[asyncio.StreamWriter] = []
+
+    async def silent(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connected.append(writer)
+
+    server = await asyncio.start_server(silent, "127.0.0.1", port)
+    publisher = ExactlyOncePublisher(options(f"127.0.0.1:{port}", "x.", timeout=0.5), ["x.a"])
+    with pytest.raises(KafkaUnavailableError):
+        await publisher.open("j")
+    await publisher.close()
+    assert connected
+    for writer in connected:
+        writer.close()
+    server.close()
+    await server.wait_closed()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Guarded:
+    """A Kafka where `relay` may do everything and `guest` nothing."""
+
+    server: KafkaServer
+    security: Security
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
+    need_kafka()
+    security = secure_listeners(tmp_path_factory.mktemp("certificates"))
+    allowed = f"User:ANONYMOUS;User:{USERNAME};User:CN={USERNAME}"
+    with KafkaServer(
+        listeners=security.listeners,
+        scram_users={**security.scram_users, "guest": PASSWORD},
+        properties={**AUTHORIZER, "super.users": allowed},
+    ) as server:
+        yield Guarded(server=server, security=security)
+
+
+def secured(guarded: Guarded, prefix: str, listener: str, **changes: Any) -> Kafka:
+    security = guarded.security
+    login = {"sasl_username": USERNAME, "sasl_password": SecretStr(PASSWORD)}
+    ways: dict[str, dict[str, Any]] = {
+        "PLAIN": {"security_protocol": "SASL_PLAINTEXT", "sasl_mechanism": "PLAIN", **login},
+        "SCRAM": {
+            "security_protocol": "SASL_SSL",
+            "sasl_mechanism": "SCRAM-SHA-512",
+            "ca_file": security.ca_file,
+            **login,
+        },
+        "MTLS": {
+            "security_protocol": "SSL",
+            "ca_file": security.ca_file,
+            "cert_file": security.cert_file,
+            "key_file": security.key_file,
+        },
+    }
+    return options(guarded.server.address(listener), prefix, **{**ways[listener], **changes})
+
+
+@pytest.mark.parametrize("listener", ["PLAIN", "SCRAM", "MTLS"])
+async def test_publishes_with_a_password_or_a_certificate(
+    listener: str, guarded: Guarded, topic_prefix: str
+) -> None:
+    """Exactly once over each, offset and all."""
+    topic = f"{topic_prefix}records"
+    publisher = ExactlyOncePublisher(secured(guarded, topic_prefix, listener), [topic])
+    try:
+        assert await opened(publisher, topic_prefix) == 0
+        await publish(publisher, [record(topic, "k", b"v")], 7)
+        await publisher.close()
+        assert await opened(publisher, topic_prefix) == 8
+    finally:
+        await publisher.close()
+    assert [one.value for one in await committed(guarded.server.bootstrap, topic, 1)] == [b"v"]
+
+
+@pytest.mark.xfail(
+    strict=True,
+    reason="aiokafka hides it behind `Unable to bootstrap`; relay says unavailable",
+)
+@pytest.mark.parametrize("listener", ["PLAIN", "SCRAM"])
+async def test_wrong_password_is_refused(
+    listener: str, guarded: Guarded, topic_prefix: str
+) -> None:
+    """Not transient: an operator must repair it. The message says no secret."""
+    wrong = secured(guarded, topic_prefix, listener, sasl_password=SecretStr("hunter2"))
+    publisher = ExactlyOncePublisher(wrong, [f"{topic_prefix}a"])
+    try:
+        with pytest.raises(KafkaRefusedError) as caught:
+            await publisher.open("j")
+    finally:
+        await publisher.close()
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize("there", [False, True], ids=["topics missing", "topics there"])
+async def test_missing_rights_are_refused(
+    there: bool,  # noqa: FBT001 - a parameter of the test
+    guarded: Guarded,
+    topic_prefix: str,
+) -> None:
+    """Whoever may log in but not write."""
+    topic = f"{topic_prefix}a"
+    if there:
+        maker = ExactlyOncePublisher(options(guarded.server.bootstrap, topic_prefix), [topic])
+        await opened(maker, "j")
+        await maker.close()
+    guest = secured(guarded, topic_prefix, "SCRAM", sasl_username="guest")
+    publisher = ExactlyOncePublisher(guest, [topic])
+    with pytest.raises(KafkaRefusedError):
+        await publisher.open("j")
+    await publisher.close()
+
+
+@pytest.mark.parametrize("content", [None, b"no certificate"], ids=["missing", "rubbish"])
+async def test_unusable_certificate_is_refused_by_name(
+    content: bytes | None, tmp_path: Path
+) -> None:
+    """Before anything is sent; it holds until the file is repaired."""
+    file = tmp_path / "ca.pem"
+    if content:
+        file.write_bytes(content)
+    config = options("127.0.0.1:1", "x.", security_protocol="SSL", ca_file=file)
+    publisher = ExactlyOncePublisher(config, ["x.a"])
+    with pytest.raises(KafkaRefusedError, match=f"the TLS files {file} cannot be used"):
+        await publisher.open("j")
+    await publisher.close()
+
+
+async def test_unknown_authority_is_not_trusted(
+    guarded: Guarded, topic_prefix: str, tmp_path: Path
+) -> None:
+    """A broker that the CA file does not vouch for gets no password."""
+    other = secure_listeners(tmp_path)
+    config = secured(guarded, topic_prefix, "SCRAM", ca_file=other.ca_file)
+    publisher = ExactlyOncePublisher(config, [f"{topic_prefix}a"])
+    with pytest.raises(KafkaUnavailableError):
+        await publisher.open("j")
+    await publisher.close()
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (errors.KafkaError("no\n leader"), "KafkaError: no leader"),
+        (ValueError(), "ValueError"),
+        (OSError("OSError: again"), "OSError: again"),
+    ],
+)
+def test_error_is_said_in_one_line(error: Exception, expected: str) -> None:
+    assert expected == kafka_module.describe(error)
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (errors.ProducerFenced(), FencedError),
+        (errors.InvalidProducerEpoch(), FencedError),
+        (errors.TopicAuthorizationFailedError(), KafkaRefusedError),
+        (errors.SaslAuthenticationFailed(), KafkaRefusedError),
+        (errors.NotLeaderForPartitionError(), KafkaUnavailableError),
+        (TimeoutError(), KafkaUnavailableError),
+        (ConnectionResetError(), KafkaUnavailableError),
+        (RecordTooLargeError(3), RecordTooLargeError),
+    ],
+)
+async def test_error_is_told_in_relays_terms(error: Exception, expected: type[Exception]) -> None:
+    """What ends the process, what holds, what is tried again."""
+    with pytest.raises(expected):
+        async with kafka_module.translated():
+            raise error
+
+
+async def test_offset_that_is_not_told_is_a_failure(
+    embedded_kafka: str, topic_prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It must never be taken for `nothing is settled`."""
+
+    async def silent(*_: object, **__: object) -> dict[object, object]:
+        return {}
+
+    monkeypatch.setattr(AIOKafkaAdminClient, "list_consumer_group_offsets", silent)
+    publisher = ExactlyOncePublisher(options(embedded_kafka, topic_prefix), [f"{topic_prefix}a"])
+    with pytest.raises(KafkaUnavailableError, match="coordinator did not answer"):
+        await publisher.open("j")
+    await publisher.close()
+
+
+class SilentAdmin(AIOKafkaAdminClient):  # type: ignore[misc]  # aiokafka has no types
+    """An admin client of a cluster that tells nothing about itself."""
+
+    def __init__(self) -> None:
+        """Connect to nothing."""
+
+    async def describe_cluster(self) -> dict[str, Any]:
+        """Give one broker."""
+        return {"brokers": [{"node_id": 1}]}
+
+    async def describe_configs(self, *_: object) -> list[Any]:
+        """Give nothing."""
+        return []
+
+
+async def test_unknown_replication_factor_must_be_set() -> None:
+    with pytest.raises(KafkaRefusedError, match="set it"):
+        await kafka_module._replication_factor(SilentAdmin(), options("x:1", "x."))

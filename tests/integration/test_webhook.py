@@ -1,0 +1,601 @@
+"""Feishu's webhook over real sockets: every answer, and clients that are slow, stuck or hostile."""
+
+import asyncio
+import json
+import random
+import sqlite3
+import time
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager, closing, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+
+from relay import webhook as webhook_module
+from relay.errors import RejectReason
+from relay.events import Outcome, RawCallback
+from relay.journal import Journal
+from relay.metrics import Metrics
+from relay.pipeline import Pipeline
+from relay.settings import App, Webhook
+from relay.webhook import WebhookServer
+from tests.fakes import KEY, TOKEN, as_json, challenge, encrypt, journal_at, payload, sign, until
+
+WINDOW = 24 * 3600
+MAX_BODY = 20_000
+READ_TIMEOUT = 0.4
+EVENT = "/webhook/event"
+SUCCESS = {"msg": "success"}
+APPS = {
+    "default": App.model_validate({"encrypt_key": KEY, "verification_token": TOKEN}),
+    "plain": App.model_validate(
+        {"verification_token": TOKEN, "previous_verification_token": "previous"}
+    ),
+    "rotating": App.model_validate({"encrypt_key": "new", "previous_encrypt_key": KEY}),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """A listening webhook and what is behind it."""
+
+    port: int
+    journal: Journal
+    metrics: Metrics
+    webhook: WebhookServer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What came back."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        """The body as a document."""
+        return json.loads(self.body)
+
+
+@asynccontextmanager
+async def place_at(
+    path: Path, *, max_bytes: int = 2**30, max_waiting: int = 1000
+) -> AsyncIterator[Place]:
+    metrics = Metrics()
+    settings = Webhook(host="127.0.0.1", port=0, max_body_bytes=MAX_BODY, read_timeout=READ_TIMEOUT)
+    async with journal_at(
+        path / "journal.db", metrics, max_bytes=max_bytes, max_waiting=max_waiting
+    ) as journal:
+        pipeline = Pipeline(APPS, journal, WINDOW)
+        webhook = WebhookServer(settings, APPS, pipeline.accept, metrics)
+        port = await webhook.start()
+        try:
+            yield Place(port=port, journal=journal, metrics=metrics, webhook=webhook)
+        finally:
+            await webhook.stop()
+
+
+@pytest.fixture
+async def place(tmp_path: Path) -> AsyncIterator[Place]:
+    async with place_at(tmp_path) as found:
+        yield found
+
+
+def head(
+    path: str, headers: dict[str, str], *, method: str = "POST", length: int | None = None
+) -> bytes:
+    lines = [f"{method} {path} HTTP/1.1", "Host: relay"]
+    lines += [f"{name}: {value}" for name, value in headers.items()]
+    if length is not None:
+        lines.append(f"Content-Length: {length}")
+    return "\r\n".join([*lines, "", ""]).encode()
+
+
+async def read_answer(reader: asyncio.StreamReader) -> Answer:
+    first, *lines = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
+    headers = {
+        name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)
+    }
+    body = await reader.readexactly(int(headers.get("content-length", "0")))
+    return Answer(status=int(first.split()[1]), headers=headers, body=body)
+
+
+async def send(port: int, parts: Iterable[bytes]) -> Answer:
+    """Send bytes as they are and read one answer."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        async with asyncio.timeout(20):
+            for part in parts:
+                writer.write(part)
+                await writer.drain()
+            return await read_answer(reader)
+    finally:
+        writer.close()
+
+
+async def post(
+    port: int,
+    body: bytes,
+    headers: dict[str, str] | None = None,
+    *,
+    path: str = EVENT,
+    method: str = "POST",
+) -> Answer:
+    return await send(port, [head(path, headers or {}, method=method, length=len(body)) + body])
+
+
+async def post_event(port: int, event_id: str, *, path: str = EVENT) -> Answer:
+    body = encrypt(as_json(payload(event_id)))
+    return await post(port, body, sign(body), path=path)
+
+
+def rejections(place: Place) -> dict[tuple[str, str], float]:
+    """The refusals counted so far, by app and reason."""
+    found = {}
+    for metric in place.metrics.registry.collect():
+        for sample in metric.samples:
+            if sample.name == "relay_rejected_total":
+                found[sample.labels["app"], sample.labels["reason"]] = sample.value
+    return found
+
+
+async def pending(place: Place) -> list[str]:
+    return [event.event_id for event in await place.journal.pending(1000, 2**30)]
+
+
+async def test_event_is_answered_and_stored(place: Place) -> None:
+    """And its repeat is answered the same way and not stored again."""
+    for _ in range(2):
+        answer = await post_event(place.port, "e-1")
+        assert (answer.status, answer.json) == (200, SUCCESS)
+        assert answer.headers["content-type"] == "application/json"
+        assert answer.headers["server"] == "relay"
+        assert "retry-after" not in answer.headers
+    assert await pending(place) == ["e-1"]
+    account = place.metrics.account()
+    assert (account.received, account.duplicate, account.pending) == (2, 1, 1)
+    assert place.metrics.registry.get_sample_value("relay_accept_seconds_count") == 2
+
+
+async def test_each_app_has_a_path_and_an_identity(place: Place) -> None:
+    """`default` has two paths; the same event id at two apps is two events."""
+    plain = as_json(payload("e-1", token="previous"))
+    answers = [
+        await post_event(place.port, "e-1", path=f"{EVENT}?from=feishu"),
+        await post_event(place.port, "e-1", path=f"{EVENT}/default"),
+        await post_event(place.port, "e-1", path=f"{EVENT}/rotating"),
+        await post(place.port, plain, path=f"{EVENT}/plain?from=feishu"),
+    ]
+    assert [answer.status for answer in answers] == [200] * 4
+    found = await place.journal.pending(10, 2**20)
+    assert [event.app for event in found] == ["default", "rotating", "plain"]
+
+
+async def test_every_form_of_challenge_is_echoed(place: Place) -> None:
+    """At once, and nothing is stored."""
+    plain = as_json(challenge(value='say "你好"'))
+    signed = encrypt(plain)
+    answers = [
+        await post(place.port, plain),
+        await post(place.port, encrypt(plain)),
+        await post(place.port, signed, sign(signed)),
+        await post(place.port, plain, path=f"{EVENT}/plain"),
+    ]
+    for answer in answers:
+        assert (answer.status, answer.json) == (200, {"challenge": 'say "你好"'})
+        assert answer.headers["content-type"] == "application/json"
+    assert await pending(place) == []
+    assert place.metrics.account().received == 0
+
+
+async def test_challenge_that_utf8_cannot_carry_is_echoed(place: Place) -> None:
+    """JSON allows half of a character as an escape; so does the answer."""
+    plain = b'{"challenge":"\\ud800","token":"%s","type":"url_verification"}' % TOKEN.encode()
+    answer = await post(place.port, plain)
+    assert (answer.status, answer.json) == (200, {"challenge": "\ud800"})
+
+
+async def test_fault_of_ours_is_answered_and_counted() -> None:
+    """In the same form as everything else, without a stack; the next request is served."""
+    faults = [ZeroDivisionError("secret")]
+
+    async def accept(_: RawCallback) -> Outcome:
+        if faults:
+            raise faults.pop()
+        return Outcome.ACCEPTED
+
+    metrics = Metrics()
+    webhook = WebhookServer(Webhook(host="127.0.0.1", port=0), APPS, accept, metrics)
+    port = await webhook.start()
+    try:
+        with capture_logs() as lines:
+            first, second = await post(port, b"{}"), await post(port, b"{}")
+    finally:
+        await webhook.stop()
+    assert (first.status, first.json["error"], second.status) == (500, "internal_error", 200)
+    assert "secret" not in f"{first.body!r} {lines}"
+    assert [(line["event"], line["error"]) for line in lines] == [
+        ("request_failed", "ZeroDivisionError")
+    ]
+
+
+async def test_authentic_body_without_event_is_accepted(place: Place) -> None:
+    """A retry would bring the same bytes: 200, stored, a dead letter."""
+    for content in ([1], {"schema": "2.0"}, payload("e-9", event_type="")):
+        body = encrypt(as_json(content))
+        answer = await post(place.port, body, sign(body))
+        assert (answer.status, answer.json) == (200, SUCCESS)
+    assert len(await pending(place)) == 3
+
+
+async def test_unknown_event_type_is_accepted(place: Place) -> None:
+    body = encrypt(as_json(payload("e-1", event_type="im.message.receive_v1")))
+    answer = await post(place.port, body, sign(body))
+    assert (answer.status, answer.json) == (200, SUCCESS)
+
+
+def _bad_requests() -> dict[str, tuple[bytes, dict[str, str], str, RejectReason]]:
+    good = encrypt(as_json(payload()))
+    wrong_token = encrypt(as_json(payload(token="wrong")))
+    empty, no_json = encrypt(b"{}"), encrypt(b"{")
+    old, ahead = str(int(time.time()) - WINDOW - 10), str(int(time.time()) + 310)
+    broken = as_json({"encrypt": "AAAA"})
+    return {
+        "no signature": (good, {}, "", RejectReason.SIGNATURE),
+        "wrong signature": (good, sign(good, "other"), "", RejectReason.SIGNATURE),
+        "signature of other bytes": (good + b" ", sign(good), "", RejectReason.SIGNATURE),
+        "wrong token": (wrong_token, sign(wrong_token), "", RejectReason.TOKEN),
+        "missing token": (as_json(payload(token="")), {}, "/plain", RejectReason.TOKEN),
+        "wrong plain token": (as_json(payload(token="x")), {}, "/plain", RejectReason.TOKEN),
+        "challenge with a wrong token": (as_json(challenge("x")), {}, "", RejectReason.TOKEN),
+        "plain body": (as_json(payload()), sign(as_json(payload())), "", RejectReason.PLAIN_BODY),
+        "old": (good, sign(good, KEY, old), "", RejectReason.STALE),
+        "ahead": (good, sign(good, KEY, ahead), "", RejectReason.STALE),
+        "no time": (good, sign(good, KEY, ""), "", RejectReason.STALE),
+        "nothing": (b"", {}, "", RejectReason.NOT_JSON),
+        "no JSON": (b"<xml/>", {}, "/plain", RejectReason.NOT_JSON),
+        "no JSON inside": (no_json, sign(no_json), "", RejectReason.NOT_JSON),
+        "not decryptable": (broken, sign(broken), "", RejectReason.NOT_DECRYPTABLE),
+        "encrypted without a key": (good, {}, "/plain", RejectReason.NOT_DECRYPTABLE),
+        "empty object": (b"{}", {}, "/plain", RejectReason.EMPTY),
+        "empty object inside": (empty, sign(empty), "", RejectReason.EMPTY),
+    }
+
+
+STATUS = {
+    RejectReason.SIGNATURE: 401,
+    RejectReason.TOKEN: 401,
+    RejectReason.PLAIN_BODY: 401,
+    RejectReason.STALE: 401,
+    RejectReason.NOT_JSON: 400,
+    RejectReason.NOT_DECRYPTABLE: 400,
+    RejectReason.EMPTY: 400,
+}
+
+
+@pytest.mark.parametrize("case", list(_bad_requests()))
+async def test_refused_request_says_why_and_leaves_nothing(case: str, place: Place) -> None:
+    """A code and a sentence; no secret, no payload, no stack; the connection stays usable."""
+    body, headers, path, reason = _bad_requests()[case]
+    answer = await post(place.port, body, headers, path=EVENT + path)
+    assert (STATUS[reason], {"error", "detail"}) == (answer.status, set(answer.json))
+    assert reason == answer.json["error"]
+    assert answer.headers["content-type"] == "application/json"
+    assert "retry-after" not in answer.headers
+    for secret in (KEY, TOKEN, "你好", "Traceback"):
+        assert secret not in answer.body.decode()
+    assert await pending(place) == []
+    assert {(path[1:] or "default", reason): 1} == rejections(place)
+
+
+@pytest.mark.parametrize(
+    "path", ["/", "/webhook", "/webhook/event/", "/webhook/event/a/b", "/Webhook/event", "/metrics"]
+)
+async def test_other_path_is_unknown(path: str, place: Place) -> None:
+    answer = await post(place.port, b"{}", path=path)
+    assert (answer.status, answer.json["error"]) == (404, "unknown_path")
+
+
+@pytest.mark.parametrize("name", ["nobody", "%2e%2e", "a%2Fb", "x" * 1000])
+async def test_other_app_is_unknown(name: str, place: Place) -> None:
+    """Its name becomes no label: a stranger cannot make metrics grow."""
+    answer = await post(place.port, b"{}", path=f"{EVENT}/{name}")
+    assert answer.status == 404
+    assert {""} == {app for app, _ in rejections(place)}
+
+
+@pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "PATCH", "OPTIONS"])
+async def test_other_method_is_told_the_right_one(method: str, place: Place) -> None:
+    answer = await post(place.port, b"{}", method=method)
+    assert (answer.status, answer.json["error"]) == (405, "method")
+    assert answer.headers["allow"] == "POST"
+
+
+@pytest.mark.parametrize(
+    ("method", "size"), [("GET", 2), ("POST", MAX_BODY + 1)], ids=["method", "too large"]
+)
+async def test_stranger_cannot_make_metrics_grow(method: str, size: int, place: Place) -> None:
+    """Whatever the refusal: an app that is not configured is no label."""
+    for n in range(3):
+        await post(place.port, b"x" * size, method=method, path=f"{EVENT}/nobody-{n}")
+    assert {app for app, _ in rejections(place)} <= {"", *APPS}
+
+
+async def test_path_that_is_no_text_leaves_metrics_readable(place: Place) -> None:
+    """Bytes that UTF-8 does not know, in a path that anybody may call."""
+    await send(place.port, [b"GET /webhook/event/\xff\xfe HTTP/1.1\r\nHost: relay\r\n\r\n"])
+    assert b"relay_rejected_total" in place.metrics.exposition()
+
+
+async def test_body_at_the_limit_passes_and_beyond_is_refused(place: Place) -> None:
+    plain = as_json(payload("e-1"))
+    fits = plain + b" " * (MAX_BODY - len(plain))
+    assert (await post(place.port, fits, path=f"{EVENT}/plain")).status == 200
+    answer = await post(place.port, fits + b" ", path=f"{EVENT}/plain")
+    assert (answer.status, answer.json["error"]) == (413, "too_large")
+
+
+async def test_length_is_what_is_read_not_what_is_said(place: Place) -> None:
+    """Chunks beyond the limit are refused while they come, whatever was announced."""
+
+    def endless() -> Iterable[bytes]:
+        yield head(EVENT, {"Transfer-Encoding": "chunked"})
+        for _ in range(10):
+            yield b"%x\r\n" % 4000 + b"x" * 4000 + b"\r\n"
+
+    answer = await send(place.port, endless())
+    assert (answer.status, answer.json["error"]) == (413, "too_large")
+    assert answer.headers["connection"] == "close"
+
+
+async def test_announced_length_is_not_believed(place: Place) -> None:
+    """A huge Content-Length with a small body costs the read timeout, not memory."""
+    answer = await send(place.port, [head(EVENT, {}, length=10**12) + b"{}"])
+    assert (answer.status, answer.json["error"]) == (408, "timeout")
+
+
+async def test_chunked_body_passes(place: Place) -> None:
+    """In whatever pieces it comes."""
+    body = encrypt(as_json(payload("e-1")))
+    parts = [head(EVENT, {**sign(body), "Transfer-Encoding": "chunked"})]
+    parts += [
+        b"%x\r\n" % len(body[n : n + 7]) + body[n : n + 7] + b"\r\n" for n in range(0, len(body), 7)
+    ]
+    answer = await send(place.port, [*parts, b"0\r\n\r\n"])
+    assert (answer.status, answer.json) == (200, SUCCESS)
+
+
+async def test_compressed_body_is_not_unpacked(place: Place) -> None:
+    """The signature is over the bytes on the wire."""
+    body = encrypt(as_json(payload("e-1")))
+    answer = await post(place.port, body, {**sign(body), "Content-Encoding": "gzip"})
+    assert (answer.status, answer.json) == (200, SUCCESS)
+
+
+async def test_client_that_asks_first_is_told_to_go_on(place: Place) -> None:
+    """Expect: 100-continue; the body is sent after the interim answer."""
+    body = encrypt(as_json(payload("e-1")))
+    reader, writer = await asyncio.open_connection("127.0.0.1", place.port)
+    async with asyncio.timeout(10):
+        writer.write(head(EVENT, {**sign(body), "Expect": "100-continue"}, length=len(body)))
+        assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+        writer.write(body)
+        answer = await read_answer(reader)
+    writer.close()
+    assert (answer.status, answer.json) == (200, SUCCESS)
+
+
+async def test_connection_is_used_again(place: Place) -> None:
+    """Also after a refusal; also for requests that were sent without waiting."""
+    body = encrypt(as_json(payload("e-1")))
+    good, bad = head(EVENT, sign(body), length=len(body)) + body, head("/", {}, length=0)
+    reader, writer = await asyncio.open_connection("127.0.0.1", place.port)
+    async with asyncio.timeout(10):
+        writer.write(good + bad + good)
+        statuses = [(await read_answer(reader)).status for _ in range(3)]
+    writer.close()
+    assert statuses == [200, 404, 200]
+
+
+async def test_trickling_body_is_cut_off_and_delays_nobody(place: Place) -> None:
+    """The clock runs for the whole body, not for each byte."""
+
+    async def trickle() -> Answer:
+        reader, writer = await asyncio.open_connection("127.0.0.1", place.port)
+        writer.write(head(EVENT, {}, length=1000))
+        answering = asyncio.create_task(read_answer(reader))
+        with suppress(ConnectionError):
+            while not answering.done():
+                writer.write(b" ")
+                await asyncio.sleep(0.01)
+        writer.close()
+        return await answering
+
+    started = time.monotonic()
+    trickling = asyncio.create_task(trickle())
+    answer = await post_event(place.port, "e-1")
+    assert (answer.status, trickling.done()) == (200, False)
+    answer = await trickling
+    assert (answer.status, answer.json["error"]) == (408, "timeout")
+    assert answer.headers["connection"] == "close"
+    assert time.monotonic() - started < 10 * READ_TIMEOUT
+
+
+async def test_body_that_breaks_off_is_malformed(place: Place) -> None:
+    """The client is gone: there is nobody to answer, but it is counted and nothing is stored."""
+    _, writer = await asyncio.open_connection("127.0.0.1", place.port)
+    writer.write(head(EVENT, {}, length=1000) + b"{")
+    await writer.drain()
+    writer.close()
+    await until(lambda: rejections(place))
+    assert set(rejections(place)) <= {("default", "malformed"), ("default", "timeout")}
+    assert (await post_event(place.port, "e-1")).status == 200
+
+
+async def test_broken_chunk_is_malformed(place: Place) -> None:
+    parts = [head(EVENT, {"Transfer-Encoding": "chunked"}), b"5\r\nabcde\r\n", b"xyz\r\n"]
+    answer = await send(place.port, parts)
+    assert answer.status == 400
+    assert (await post_event(place.port, "e-1")).status == 200
+
+
+async def test_head_that_never_ends_is_cut_off(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A connection without a whole request is not kept for ever."""
+    monkeypatch.setattr(webhook_module, "IDLE_TIMEOUT", 0.3)
+    async with place_at(tmp_path) as place:
+        reader, writer = await asyncio.open_connection("127.0.0.1", place.port)
+        writer.write(b"POST /webhook/event HTTP/1.1\r\nHost: re")
+        async with asyncio.timeout(10):
+            assert await reader.read() == b""
+        writer.close()
+
+
+async def test_idle_and_slow_clients_delay_nobody(place: Place) -> None:
+    """500 connections that say nothing, 50 that are in the middle of a body."""
+    crowd = [await asyncio.open_connection("127.0.0.1", place.port) for _ in range(550)]
+    for _, writer in crowd[:50]:
+        writer.write(head(EVENT, {}, length=1000) + b"{")
+    for n in range(10):
+        started = time.monotonic()
+        assert (await post_event(place.port, f"e-{n}")).status == 200
+        assert time.monotonic() - started < 1
+    answers = await asyncio.gather(*(read_answer(reader) for reader, _ in crowd[:50]))
+    assert {408} == {answer.status for answer in answers}
+    for _, writer in crowd:
+        writer.close()
+
+
+@pytest.mark.parametrize(
+    "request_bytes",
+    [
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n",
+        b"POST\r\n\r\n",
+        b"POST /webhook/event HTTP/9.9\r\n\r\n",
+        b"POST /webhook/event HTTP/1.1\r\nContent-Length: -1\r\n\r\n",
+        b"POST /webhook/event HTTP/1.1\r\nContent-Length: x\r\n\r\n",
+        b"POST /webhook/event HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n{}",
+        b"POST / HTTP/1.1\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n{}",
+        b"POST /webhook/event HTTP/1.1\r\nHost: a\r\n : b\r\n\r\n",
+        b"POST /webhook/event HTTP/1.1\r\nX: " + b"y" * 20_000 + b"\r\n\r\n",
+        b"POST /" + b"x" * 20_000 + b" HTTP/1.1\r\n\r\n",
+    ],
+)
+async def test_what_is_not_http_is_refused(request_bytes: bytes, place: Place) -> None:
+    """4xx or a closed connection, no stack; and the next client is served."""
+    try:
+        answer = await send(place.port, [request_bytes])
+    except (asyncio.IncompleteReadError, ConnectionError):
+        answer = None
+    if answer is not None:
+        assert 400 <= answer.status < 500
+        assert b"Traceback" not in answer.body
+    assert (await post_event(place.port, "e-1")).status == 200
+
+
+async def test_full_journal_answers_503(tmp_path: Path) -> None:
+    """Feishu will come again; a challenge and a refusal need no space."""
+    async with place_at(tmp_path, max_bytes=1) as place:
+        assert (await post_event(place.port, "e-1")).status == 200
+        answer = await post_event(place.port, "e-2")
+        assert (answer.status, answer.json["error"]) == (503, "journal_full")
+        assert answer.headers["retry-after"] == "5"
+        assert (await post(place.port, encrypt(as_json(challenge())))).status == 200
+        assert (await post(place.port, b"{}")).status == 401
+        assert rejections(place)["default", "journal_full"] == 1
+
+
+async def test_too_many_waiting_answer_503(tmp_path: Path) -> None:
+    """Every event is answered: those that were stored with 200, the others with 503."""
+    async with place_at(tmp_path, max_waiting=1) as place:
+        answers = await asyncio.gather(*(post_event(place.port, f"e-{n}") for n in range(50)))
+        refused = [answer for answer in answers if answer.status != 200]
+        assert {(503, "overloaded", "5")} >= {
+            (answer.status, answer.json["error"], answer.headers["retry-after"])
+            for answer in refused
+        }
+        assert len(await pending(place)) == 50 - len(refused)
+
+
+async def test_stop_answers_what_is_under_way(place: Place, tmp_path: Path) -> None:
+    """A request that waits for its commit gets its 200; then nobody listens any more."""
+    body = encrypt(as_json(payload("e-1")))
+    reader, writer = await asyncio.open_connection("127.0.0.1", place.port)
+    with closing(sqlite3.connect(tmp_path / "journal.db", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        writer.write(head(EVENT, sign(body), length=len(body)) + body)
+        await until(lambda: place.journal._waiting)
+        stopping = asyncio.create_task(place.webhook.stop())
+        await until(lambda: place.webhook._draining)
+        other.execute("ROLLBACK")
+    async with asyncio.timeout(10):
+        answer = await read_answer(reader)
+        await stopping
+    writer.close()
+    assert (answer.status, answer.json) == (200, SUCCESS)
+    assert await pending(place) == ["e-1"]
+    with pytest.raises(OSError):  # noqa: PT011 - refused, in the system's words
+        await asyncio.open_connection("127.0.0.1", place.port)
+
+
+async def test_draining_server_takes_nothing_new(place: Place) -> None:
+    """On a connection that is still open."""
+    place.webhook._draining = True
+    answer = await post_event(place.port, "e-1")
+    assert (answer.status, answer.json["error"]) == (503, "draining")
+    assert answer.headers["retry-after"] == "5"
+    assert await pending(place) == []
+
+
+def _mutations(count: int) -> Iterable[bytes]:
+    """Requests with a few bytes changed, cut, doubled or put in."""
+    chance = random.Random(20260102)
+    body = encrypt(as_json(payload("e-1")))
+    request = head(EVENT, sign(body), length=len(body)) + body
+    for _ in range(count):
+        data = bytearray(request)
+        for _ in range(chance.randint(1, 4)):
+            place = chance.randrange(len(data) if chance.random() < 0.5 else 120)
+            match chance.randrange(4):
+                case 0:
+                    data[place : place + 1] = bytes([chance.randrange(256)])
+                case 1:
+                    del data[place : place + chance.randint(1, 40)]
+                case 2:
+                    data[place:place] = bytes(chance.randrange(256) for _ in range(4))
+                case _:
+                    data[place:place] = data[place : place + 30]
+        yield bytes(data)
+
+
+async def _status(port: int, request: bytes) -> int | None:
+    """Send the request and end the sending side; the answer's status, if there is one."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        async with asyncio.timeout(20):
+            writer.write(request)
+            writer.write_eof()
+            line = await reader.readline()
+            await reader.read()
+    except ConnectionError:
+        return None
+    finally:
+        writer.close()
+    return int(line.split()[1]) if line.startswith(b"HTTP/1.1 ") else None
+
+
+async def test_mutated_requests_never_break_it(place: Place) -> None:
+    """Never a 500, never a hang, and whatever is answered 200 is in the journal."""
+    statuses = set()
+    for request in _mutations(400):
+        statuses.add(await _status(place.port, request))
+    assert {status for status in statuses if status and status >= 500} <= {503}
+    assert {None, 200, 400, 401, 404, 405} >= statuses - {408, 413, 414, 431}
+    assert set(await pending(place)) <= {"e-1"}
+    assert (await post_event(place.port, "e-2")).status == 200
