@@ -6,7 +6,6 @@ It never resolves an add before its commit has been fsynced, and it never reads 
 import asyncio
 import sqlite3
 import uuid
-from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
 from itertools import groupby
@@ -191,10 +190,11 @@ class Journal:
                 self._metrics.received(event.app, event.transport)
 
     def _count(self, commit: Commit) -> None:
-        counts = Counter(
-            (add.callback.app, add.callback.transport, outcome is Outcome.DUPLICATE)
-            for add, outcome in zip(commit.adds, commit.outcomes, strict=True)
-        )
+        counts: dict[tuple[str, Transport, bool], int] = {}
+        for add, outcome in zip(commit.adds, commit.outcomes, strict=True):
+            one = add.callback
+            key = (one.app, one.transport, outcome is Outcome.DUPLICATE)
+            counts[key] = counts.get(key, 0) + 1
         for (app, transport, duplicate), count in counts.items():
             if duplicate:
                 self._metrics.repeated(app, transport, count)

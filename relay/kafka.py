@@ -8,10 +8,13 @@ from typing import Any
 from aiokafka import errors
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+from aiokafka.conn import collect_hosts, create_conn
 
 from relay.errors import FencedError, KafkaRefusedError, KafkaUnavailableError, RelayError
 from relay.settings import Kafka
 
+#: Milliseconds for a first answer of a broker.
+CONNECT_TIMEOUT = 5000
 #: Errors that time does not heal: an operator must.
 _REFUSED = (
     errors.TopicAuthorizationFailedError,
@@ -106,11 +109,37 @@ async def admin_client(settings: Kafka) -> AsyncIterator[AIOKafkaAdminClient]:
         **client_options(settings), request_timeout_ms=int(settings.timeout * 1000)
     )
     try:
-        await client.start()
+        await _start(client, settings)
         yield client
     finally:
         with suppress(Exception):
             await client.close()
+
+
+async def _start(client: AIOKafkaAdminClient, settings: Kafka) -> None:
+    try:
+        await client.start()
+    except errors.KafkaConnectionError:
+        # aiokafka says "unable to bootstrap" and keeps to its log why: a password, a certificate.
+        await connect(settings)
+        raise
+
+
+async def connect(settings: Kafka) -> None:
+    """Connect to one bootstrap server and leave; raises the last one's error if none answers."""
+    options = client_options(settings)
+    failure: Exception = OSError("no bootstrap server is named")
+    for host, port, _ in collect_hosts(options.pop("bootstrap_servers")):
+        try:
+            connection = await create_conn(
+                host, port, request_timeout_ms=CONNECT_TIMEOUT, **options
+            )
+        except Exception as error:  # noqa: BLE001 - the next server may answer
+            failure = error
+        else:
+            connection.close()
+            return
+    raise failure
 
 
 async def ensure_topics(admin: AIOKafkaAdminClient, settings: Kafka, topics: Iterable[str]) -> None:

@@ -1,9 +1,11 @@
 """Structured logs: static event names and fields; never a payload, a token or a customer's text."""
 
+import io
 import logging
 import sys
 from collections.abc import MutableMapping
-from typing import Any
+from contextlib import suppress
+from typing import Any, TextIO, cast
 
 import structlog
 
@@ -29,11 +31,27 @@ def configure(settings: Log) -> None:
         wrapper_class=structlog.make_filtering_bound_logger(
             getattr(logging, settings.level.upper())
         ),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.PrintLoggerFactory(cast("TextIO", _Unfailing(sys.stderr))),
         cache_logger_on_first_use=True,
     )
     for name in _QUIET:
         logging.getLogger(name).setLevel(logging.CRITICAL)
+
+
+class _Unfailing(io.TextIOBase):
+    """A stream that loses a line rather than the work of whoever logs: its disk may be full."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str, /) -> int:
+        with suppress(OSError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            self._stream.flush()
 
 
 def _identity(_: object, __: str, fields: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

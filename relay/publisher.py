@@ -99,9 +99,14 @@ class _Session:
             future = await producer.send_batch(batch.builder, topic, partition=partition)
             sent.append((future, batch.positions))
 
+        partitions: dict[str, int] = {}
         position = 0
         async for record in records:
-            target = (record.topic, await _partition(producer, record))
+            count = partitions.get(record.topic)
+            if count is None:
+                count = len(await producer.partitions_for(record.topic))
+                partitions[record.topic] = count
+            target = (record.topic, _partition(record.key, count))
             batch = open_batches.get(target) or _Batch(producer.create_batch())
             if not batch.append(record, position):
                 await send(target, batch)
@@ -191,13 +196,8 @@ class AtLeastOncePublisher(_Session):
             await self._send(self._opened(), records)
 
 
-async def _partition(producer: AIOKafkaProducer, record: Record) -> int:
-    """Choose the partition that Java's default partitioner would: consumers rely on it."""
-    count = len(await producer.partitions_for(record.topic))
-    return _hashed(record.key, count)
-
-
 @lru_cache(maxsize=16_384)
-def _hashed(key: bytes, count: int) -> int:
+def _partition(key: bytes, count: int) -> int:
+    """Choose the partition that Java's default partitioner would: consumers rely on it."""
     partitions = list(range(count))
     return int(DefaultPartitioner()(key, partitions, partitions))

@@ -1,5 +1,6 @@
 """Log lines: machine-readable, once for each change, and without a library's chatter."""
 
+import io
 import json
 import logging
 import sys
@@ -95,3 +96,12 @@ def test_repeated_failure_is_logged_when_it_changes() -> None:
         ("recovered", None),
         ("failed", "b"),
     ]
+
+
+def test_line_that_cannot_be_written_breaks_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Standard error on the disk that is full: just what the line is about."""
+    with Path("/dev/full").open("wb", buffering=0) as raw:
+        full = io.TextIOWrapper(raw, write_through=True)
+        monkeypatch.setattr(sys, "stderr", full)
+        logs.configure(Log(format="json"))
+        structlog.get_logger().warning("journal_not_writable")
