@@ -32,7 +32,6 @@ def configure(settings: Log) -> None:
             getattr(logging, settings.level.upper())
         ),
         logger_factory=structlog.PrintLoggerFactory(cast("TextIO", _Unfailing(sys.stderr))),
-        cache_logger_on_first_use=True,
     )
     for name in _QUIET:
         logging.getLogger(name).setLevel(logging.CRITICAL)

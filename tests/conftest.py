@@ -5,6 +5,7 @@ import uuid
 from collections.abc import Iterator
 
 import pytest
+import structlog
 from confluent_kafka import Producer
 from hypothesis import settings
 
@@ -24,7 +25,8 @@ _TEST_KAFKA = os.environ.get("RELAY_TEST_KAFKA")
 
 @pytest.fixture(autouse=True)
 def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test sees the settings of the machine it runs on."""
+    """No test sees the settings of the machine it runs on, or how an earlier one set up logs."""
+    structlog.reset_defaults()
     for name in list(os.environ):
         if name.upper().startswith("RELAY_"):
             monkeypatch.delenv(name)

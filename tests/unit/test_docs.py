@@ -25,9 +25,6 @@ CONFIGURATION, OPERATIONS, CONTRACT, ARCHITECTURE = (
     for name in ("configuration", "operations", "contract", "architecture")
 )
 PAPERS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("bench/*.md")])
-#: Written from the benchmark's figures, so it may still be missing.
-LATER = {ROOT / "docs" / "performance.md"}
-
 #: Variables that are no settings: the file's name, and what the tests read.
 OTHER_VARIABLES = {"RELAY_CONFIG", "RELAY_TEST_KAFKA", "RELAY_SOAK_KILLS"}
 #: Variables that the docs show as mistakes.
@@ -307,8 +304,6 @@ def test_every_link_leads_somewhere(paper: Path) -> None:
             continue
         name, _, anchor = target.partition("#")
         path = (paper.parent / name).resolve() if name else paper
-        if path in LATER and not path.exists():
-            continue
         assert path.exists(), target
         assert not anchor or anchor in slugs(path.read_text()), target
 
