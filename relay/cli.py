@@ -5,7 +5,6 @@ import os
 import signal
 import sys
 from collections.abc import Coroutine
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -13,6 +12,7 @@ import uvloop
 from rich.console import Console
 
 from relay import __version__, cli_events, logs, settings
+from relay.cli_events import ConfigOption
 from relay.errors import RelayError, SettingsError
 
 app = typer.Typer(
@@ -23,11 +23,6 @@ app = typer.Typer(
 )
 
 app.add_typer(cli_events.app, name="events")
-
-ConfigOption = Annotated[
-    Path | None,
-    typer.Option("--config", help="TOML file with the settings (default: RELAY_CONFIG)."),
-]
 
 #: Exit codes: a thing that failed, and a command or configuration that cannot be understood.
 FAILED, MISUSED = 1, 2
