@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import takewhile
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Event, Thread
@@ -26,6 +27,8 @@ log = structlog.get_logger()
 TIDY_ROWS = 32
 #: Seconds between two looks for something to clean up; also the longest time without a step.
 TIDY_INTERVAL = 1.0
+#: Seconds after which what was left standing is looked at again: an operator may have decided.
+TIDY_AGAIN = 3600.0
 #: When so many jobs shared the last commit, the next one waits for GATHER seconds to take in more:
 #: a commit costs about as much CPU as ten rows.
 CROWD, GATHER = 8, 0.001
@@ -40,17 +43,18 @@ INSERT_ROWS = 64
 #: Bytes of new bodies after which the journal's size is looked at again.
 SIZE_LOOK = 2**20
 _INSERT = "INSERT INTO events (app, event_id, event_type, transport, received_at, body) VALUES "
+#: The next rows by age. Only so many are looked at: a search for old ones would read them all.
+_NEXT = "SELECT seq, settled_at FROM events WHERE seq > ? ORDER BY seq LIMIT ?"
 #: Dead letters whose only copy is the journal's stay until an operator decides.
 _TIDY = (
-    "DELETE FROM events WHERE seq IN (SELECT seq FROM events"
-    " WHERE seq < (SELECT coalesce(min(seq), 9e18) FROM events WHERE outcome IS NULL)"
-    " AND settled_at < ? AND coalesce(reason, '') NOT IN ('too_large', 'internal_error')"
-    " ORDER BY seq LIMIT ?)"
+    "DELETE FROM events WHERE seq BETWEEN ? AND ?"
+    " AND coalesce(reason, '') NOT IN ('too_large', 'internal_error')"
 )
 #: What a full journal needs of a settled event is its id alone.
 _SHELLS = (
     "SELECT seq, app, event_id, event_type, transport, received_at, replayed, outcome, reason,"
     " settled_at, x'' FROM events WHERE seq > ? AND outcome IN ('published', 'duplicate')"
+    " AND seq < (SELECT coalesce(min(seq), 9e18) FROM events WHERE outcome IS NULL)"
     " ORDER BY seq LIMIT ?"
 )
 _DELETE = "DELETE FROM events WHERE seq = ?"
@@ -112,6 +116,7 @@ class Writer:
         self._tidied_at = time.monotonic()
         self._untidy = False
         self._crowd = 0
+        self._passed_seq, self._passed_since = 0, self._tidied_at
         self._stripped_seq = 0
         self._last_seq = journalfile.last_seq(self._connection)
         self._unsized = SIZE_LOOK
@@ -253,14 +258,28 @@ class Writer:
 
         Returns whether there may be more of them.
         """
-        before = int(time.time() * 1000) - self._window
-        freed = self._connection.execute(_TIDY, (before, TIDY_ROWS)).rowcount
+        freed = self._delete_old()
         if not freed and self._full:
             freed = journalfile.transaction(self._connection, self._strip)
         if self._full and freed:
             self._look_at_size()
             self._deliver(Commit(adds=[], calls=[], full=self._full))
         return freed > 0
+
+    def _delete_old(self) -> int:
+        """Walk on over the oldest rows, as far as they were settled before the window.
+
+        Returns how many they were; those that must stay are passed too.
+        """
+        if time.monotonic() > self._passed_since + TIDY_AGAIN:
+            self._passed_seq, self._passed_since = 0, time.monotonic()
+        before = int(time.time() * 1000) - self._window
+        rows = self._connection.execute(_NEXT, (self._passed_seq, TIDY_ROWS)).fetchall()
+        old = [seq for seq, settled_at in takewhile(lambda row: (row[1] or before) < before, rows)]
+        if old:
+            self._connection.execute(_TIDY, (old[0], old[-1]))
+            self._passed_seq = old[-1]
+        return len(old)
 
     def _strip(self) -> int:
         """Let go of a few settled bodies. SQLite joins half-empty pages at a DELETE only."""

@@ -6,11 +6,12 @@ Nothing here looks into a body. Feishu gives 3 seconds in all and counts only a 
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Collection
+from email.utils import formatdate
 from http import HTTPStatus
 
 import orjson
 import structlog
-from aiohttp import hdrs, web
+from aiohttp import HttpVersion11, hdrs, web
 
 from relay import exactjson
 from relay.errors import RejectedError, RejectReason
@@ -51,6 +52,7 @@ class WebhookServer:
             self._answer, access_log=None, keepalive_timeout=IDLE_TIMEOUT, auto_decompress=False
         )
         self._runner = web.ServerRunner(server, shutdown_timeout=SHUTDOWN_TIMEOUT)
+        self._success = _Success()
         self._draining = False
 
     async def start(self) -> int:
@@ -65,13 +67,15 @@ class WebhookServer:
         self._draining = True
         await self._runner.cleanup()
 
-    async def _answer(self, request: web.BaseRequest) -> web.Response:
+    async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
         app = _app(request.raw_path)
         started = time.perf_counter()
         try:
             outcome = await self._receive(request, app)
             self._metrics.accept_seconds.observe(time.perf_counter() - started)
-            return _answer(outcome)
+            if isinstance(outcome, Challenge):
+                return _json(exactjson.dumps({"challenge": outcome.value}))
+            return self._success if _is_plain(request) else _json(_SUCCESS)
         except RejectedError as error:
             rejection = error
         except Exception as error:  # noqa: BLE001 - the last resort: answered, logged and counted
@@ -141,10 +145,49 @@ def _app(path: str) -> str | None:
     return name if name != path and name and "/" not in name else None
 
 
-def _answer(outcome: Outcome | Challenge) -> web.Response:
-    if isinstance(outcome, Challenge):
-        return web.Response(body=exactjson.dumps({"challenge": outcome.value}), headers=_JSON)
-    return web.Response(body=_SUCCESS, headers=_JSON)
+class _Success(web.StreamResponse):
+    """The answer that nearly every request gets, for a connection that stays open.
+
+    It is the same each time, so its bytes are made once a second (of the date); aiohttp's own
+    response takes a third of all the time that HTTP takes.
+    """
+
+    keep_alive = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._made_at, self._answer = 0, b""
+
+    async def prepare(self, request: web.BaseRequest) -> None:
+        """Send the whole answer."""
+        now = int(time.time())
+        if now != self._made_at:
+            head = (
+                "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nServer: relay\r\n"
+                f"Content-Length: {len(_SUCCESS)}\r\nDate: {formatdate(now, usegmt=True)}\r\n\r\n"
+            )
+            self._made_at, self._answer = now, head.encode() + _SUCCESS
+        if request.transport is not None:
+            request.transport.write(self._answer)
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        """Do nothing: `prepare` has sent all."""
+
+
+def _is_plain(request: web.BaseRequest) -> bool:
+    """Whether the connection stays, and its client has read all earlier answers."""
+    transport = request.transport
+    return (
+        request.version == HttpVersion11
+        and request.keep_alive
+        and transport is not None
+        and not transport.is_closing()
+        and not transport.get_write_buffer_size()
+    )
+
+
+def _json(body: bytes) -> web.Response:
+    return web.Response(body=body, headers=_JSON)
 
 
 def _refusal(error: RejectedError) -> web.Response:

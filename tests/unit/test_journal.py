@@ -346,6 +346,47 @@ async def test_settled_events_go_after_the_window(path: Path) -> None:
         assert await journal.add(event("old-1")) is Outcome.ACCEPTED
 
 
+async def test_clean_up_reads_no_more_than_it_deletes(path: Path) -> None:
+    """However many settled events there are: the writer, and with it every ack, waits for it."""
+    async with journal_at(path):
+        pass
+    now = int(time.time() * 1000)
+    with rows(path) as connection:
+        connection.execute("BEGIN")
+        for n in range(20_000):
+            insert(connection, f"young-{n}", outcome="published", settled_at=now)
+        connection.execute("COMMIT")
+    async with journal_at(path) as journal:
+        writer, steps = journal._writer, 0
+
+        def step() -> None:
+            nonlocal steps
+            steps += 1
+
+        tidied = writer._tidied_at
+        writer._connection.set_progress_handler(step, 1000)
+        await until(lambda: writer._tidied_at > tidied and not writer._untidy)
+        assert steps < 10
+
+
+async def test_discarded_dead_letter_goes_later(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was left standing is looked at again."""
+    monkeypatch.setattr(journalwriter, "TIDY_AGAIN", 0.1)
+    monkeypatch.setattr(journalwriter, "TIDY_INTERVAL", 0.01)
+    async with journal_at(path):
+        pass
+    with rows(path) as connection:
+        insert(connection, "large", outcome="dead_letter", reason="too_large", settled_at=1)
+        insert(connection, "old", outcome="published", settled_at=1)
+    async with journal_at(path):
+        await until(lambda: left(path) == ["large"])
+        with rows(path) as connection:
+            connection.execute("UPDATE events SET reason = 'discarded'")
+        await until(lambda: not left(path))
+
+
 async def test_full_journal_refuses_and_goes_on_by_itself(path: Path) -> None:
     """What goes first are the bodies of settled events: their ids still tell duplicates."""
     body = b"x" * 30_000
