@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from relay import journalfile
+from relay.backlog import Backlog
 from relay.errors import RejectedError, RejectReason
 from relay.events import Callback, DeadLetterReason, Outcome, Settlement, StoredEvent, Transport
 from relay.fairness import Turns
@@ -46,6 +47,7 @@ class Journal:
         self._max_waiting = max_waiting
         self._waiting = self._waiting_bytes = 0
         self._writable, self._full = True, False
+        self._backlog = Backlog()
         self._loop = asyncio.get_running_loop()
         #: Set whenever there is something new to dispatch.
         self.arrived = asyncio.Event()
@@ -89,11 +91,13 @@ class Journal:
     async def settle(self, settlements: Sequence[Settlement], settled_at: int) -> None:
         """Mark pending events as ended, durably. `settled_at` is Unix time in milliseconds."""
         await self._call(lambda connection: _settle(connection, settlements, settled_at))
+        self._backlog.settle(settlements[-1].seq)
 
     async def mark_too_large(self, seq: int) -> None:
         """Note, durably, that the broker takes no record of this event."""
         sql = "UPDATE events SET reason = ? WHERE seq = ?"
         await self._call(lambda c: c.execute(sql, (DeadLetterReason.TOO_LARGE, seq)))
+        self._backlog.forget()
 
     async def trust_own(self) -> None:
         """Note that Kafka's word on this journal has been heard: all its numbers are its own."""
@@ -122,7 +126,15 @@ class Journal:
         return self._writable and not self._full
 
     async def pending(self, limit: int, max_bytes: int) -> list[StoredEvent]:
-        """Read the next pending events, in order; at least one, if there is any."""
+        """Give the next pending events, in order; at least one, if there is any."""
+        if self._backlog:
+            return self._backlog.first(limit, max_bytes)
+        events = await self._read(limit, max_bytes)
+        self._count_replays(events)
+        return events
+
+    async def _read(self, limit: int, max_bytes: int) -> list[StoredEvent]:
+        """Read the next pending events from the file."""
         events: list[StoredEvent] = []
         size, turns = 0, Turns()
         with closing(self._reader.execute(_PENDING, (limit,))) as rows:
@@ -131,7 +143,10 @@ class Journal:
                 size += sum(len(event.body) for event in events[-len(bite) :])
                 if turns.due():
                     await turns.give()
-        self._count_replays(events)
+        if not events and limit:
+            self._backlog.begin()
+        else:
+            self._backlog.forget()
         return events
 
     def oldest_pending(self) -> int | None:
@@ -161,6 +176,8 @@ class Journal:
             return
         self._waiting -= len(commit.adds)
         self._waiting_bytes -= sum(len(add.callback.body) for add in commit.adds)
+        if commit.failure or commit.foreign:
+            self._backlog.forget()
         if commit.failure:
             self._writable = False
             error = RejectedError(commit.failure, "the journal cannot be written")
@@ -170,8 +187,12 @@ class Journal:
         self._writable = True
         self._metrics.commit_seconds.observe(commit.seconds)
         self._count(commit)
-        for add, outcome in zip(commit.adds, commit.outcomes, strict=True):
-            _finish(add.token, outcome)
+        for add, seq in zip(commit.adds, commit.seqs, strict=True):
+            if seq is None:
+                _finish(add.token, Outcome.DUPLICATE)
+                continue
+            self._backlog.add(_stored(add.callback, seq))
+            _finish(add.token, _first_outcome(add.callback))
         for call in commit.calls:
             _finish(call.token)
 
@@ -191,9 +212,9 @@ class Journal:
 
     def _count(self, commit: Commit) -> None:
         counts: dict[tuple[str, Transport, bool], int] = {}
-        for add, outcome in zip(commit.adds, commit.outcomes, strict=True):
+        for add, seq in zip(commit.adds, commit.seqs, strict=True):
             one = add.callback
-            key = (one.app, one.transport, outcome is Outcome.DUPLICATE)
+            key = (one.app, one.transport, seq is None)
             counts[key] = counts.get(key, 0) + 1
         for (app, transport, duplicate), count in counts.items():
             if duplicate:
@@ -217,6 +238,22 @@ def stored_event(row: tuple[Any, ...]) -> StoredEvent:
         replayed=bool(replayed),
         too_large=reason == DeadLetterReason.TOO_LARGE,
     )
+
+
+def _stored(callback: Callback, seq: int) -> StoredEvent:
+    return StoredEvent(
+        seq=seq,
+        app=callback.app,
+        transport=callback.transport,
+        received_at=callback.received_at,
+        event_id=callback.event_id,
+        event_type=callback.event_type,
+        body=callback.body,
+    )
+
+
+def _first_outcome(callback: Callback) -> Outcome:
+    return Outcome.DEAD_LETTER if callback.dead_letter else Outcome.ACCEPTED
 
 
 def _finish(future: asyncio.Future[Any], value: Any = None, error: Exception | None = None) -> None:

@@ -6,7 +6,7 @@ It knows no event loop: jobs come in by a queue, and each commit is handed to `d
 import sqlite3
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import takewhile
 from pathlib import Path
@@ -18,7 +18,7 @@ import structlog
 
 from relay import journalfile
 from relay.errors import RejectReason
-from relay.events import Callback, Outcome
+from relay.events import Callback
 from relay.logs import Changes
 
 log = structlog.get_logger()
@@ -86,8 +86,10 @@ class Commit:
 
     adds: list[Add]
     calls: list[Call]
-    outcomes: list[Outcome] = field(default_factory=list)
-    results: list[Any] = field(default_factory=list)
+    #: The place of each added event in the journal's order; None for a duplicate.
+    seqs: Sequence[int | None] = ()
+    #: Whether another process has added events since the last commit (`relay events replay`).
+    foreign: bool = False
     failure: RejectReason | None = None
     #: Whether the journal is now at its size limit.
     full: bool = False
@@ -188,25 +190,26 @@ class Writer:
         return commit
 
     def _write(self, commit: Commit) -> None:
-        commit.outcomes = self._insert([add.callback for add in commit.adds])
-        commit.results = [call.work(self._connection) for call in commit.calls]
+        last_seq = journalfile.last_seq(self._connection)
+        commit.foreign = last_seq != self._last_seq
+        commit.seqs = self._insert([add.callback for add in commit.adds], last_seq)
+        for call in commit.calls:
+            call.work(self._connection)
+        self._last_seq = journalfile.last_seq(self._connection)
         self._look_at_size()
 
-    def _insert(self, callbacks: list[Callback]) -> list[Outcome]:
-        """Store the callbacks that are new; those that are not are DUPLICATE."""
-        last, stored = self._last_seq, 0
+    def _insert(self, callbacks: list[Callback], last_seq: int) -> Sequence[int | None]:
+        """Store the callbacks that are new, and give the place of each; None if it is not."""
+        stored = 0
         for first in range(0, len(callbacks), INSERT_ROWS):
             stored += self._insert_rows(callbacks[first : first + INSERT_ROWS])
         if stored == len(callbacks):
-            return [_first_outcome(callback) for callback in callbacks]
-        sql = "SELECT app, event_id FROM events WHERE seq > ? AND NOT replayed"
-        new = set(self._connection.execute(sql, (last,)))
-        outcomes = []
-        for callback in callbacks:
-            key = (callback.app, callback.event_id)
-            outcomes.append(_first_outcome(callback) if key in new else Outcome.DUPLICATE)
-            new.discard(key)
-        return outcomes
+            return range(last_seq + 1, last_seq + 1 + stored)
+        sql = "SELECT app, event_id, seq FROM events WHERE seq > ?"
+        rows = self._connection.execute(sql, (last_seq,))
+        new: dict[tuple[str, str], int] = {(app, event_id): seq for app, event_id, seq in rows}
+        # The first of a pair is the stored one.
+        return [new.pop((callback.app, callback.event_id), None) for callback in callbacks]
 
     def _insert_rows(self, callbacks: list[Callback]) -> int:
         """Store what is new of a few callbacks; give how many were."""
@@ -221,10 +224,7 @@ class Writer:
                 one.body,
             )
             self._unsized += len(one.body)
-        cursor = self._connection.execute(_insert_statement(len(callbacks)), values)
-        if cursor.rowcount:
-            self._last_seq = cursor.lastrowid or 0
-        return cursor.rowcount
+        return self._connection.execute(_insert_statement(len(callbacks)), values).rowcount
 
     def _look_at_size(self) -> None:
         """See whether the journal is at its limit, from time to time."""
@@ -310,7 +310,3 @@ def _insert_statement(rows: int) -> str:
     """Insert so many rows at once; those that are there already are left alone."""
     values = ", ".join(["(?, ?, ?, ?, ?, ?)"] * rows)
     return _INSERT + values + " ON CONFLICT DO NOTHING"
-
-
-def _first_outcome(callback: Callback) -> Outcome:
-    return Outcome.DEAD_LETTER if callback.dead_letter else Outcome.ACCEPTED

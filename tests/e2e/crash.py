@@ -138,10 +138,10 @@ def _commit(*, late: bool) -> Install:
         transaction, insert = journalfile.transaction, Writer._insert
         storing = False
 
-        def watched_insert(self: Writer, callbacks: list[Any]) -> Any:
+        def watched_insert(self: Writer, callbacks: list[Any], last_seq: int) -> Any:
             nonlocal storing
             storing = bool(callbacks)
-            return insert(self, callbacks)
+            return insert(self, callbacks, last_seq)
 
         def watched_pull() -> None:
             if storing:
@@ -157,7 +157,7 @@ def _commit(*, late: bool) -> Install:
     return install
 
 
-def _stores(_: object, callbacks: list[Any]) -> bool:
+def _stores(_: object, callbacks: list[Any], __: int) -> bool:
     return bool(callbacks)
 
 

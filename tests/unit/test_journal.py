@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import random
 import resource
 import shutil
 import sqlite3
@@ -16,8 +17,8 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
+from relay import backlog, journalfile, journalwriter
 from relay import journal as journal_module
-from relay import journalfile, journalwriter
 from relay.errors import (
     JournalDamagedError,
     JournalError,
@@ -794,3 +795,44 @@ async def test_account_balances_whatever_happens(path: Path) -> None:
             settled = account.published + account.duplicate + account.dead_letter
             assert account.received == settled + account.pending
             assert len(await ids(journal)) == account.pending
+
+
+@pytest.mark.parametrize("seed", range(8))
+async def test_pending_in_memory_is_what_the_file_has(
+    seed: int, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever happens between two reads: repeats, settles, replays, refusals, a long queue."""
+    monkeypatch.setattr(backlog, "MAX_BYTES", 400)
+    chance = random.Random(seed)
+    async with journal_at(path) as journal:
+
+        async def add() -> None:
+            names = [f"e-{chance.randrange(400)}" for _ in range(chance.randrange(1, 9))]
+            await asyncio.gather(*(journal.add(event(name, b"x" * 9)) for name in names))
+
+        async def settle() -> None:
+            if batch := await journal.pending(chance.randrange(1, 30), 10_000):
+                await journal.settle(
+                    [Settlement(seq=e.seq, outcome=Outcome.PUBLISHED) for e in batch], NOW
+                )
+
+        async def replay() -> None:
+            with rows(path) as connection:
+                insert(connection, f"foreign-{time.monotonic_ns()}", replayed=1)
+            await add()
+
+        async def refuse() -> None:
+            for one in await journal.pending(1, 1):
+                await journal.mark_too_large(one.seq)
+
+        steps = [add] * 4 + [settle] * 4 + [replay, refuse]
+        complete = 0
+        for _ in range(150):
+            await chance.choice(steps)()
+            complete += bool(journal._backlog)
+            with rows(path) as connection:
+                sql = "SELECT seq, reason FROM events WHERE outcome IS NULL ORDER BY seq"
+                expected = connection.execute(sql).fetchall()
+            found = await journal.pending(10_000, 2**30)
+            assert expected == [(e.seq, "too_large" if e.too_large else None) for e in found]
+        assert complete > 10
