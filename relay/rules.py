@@ -91,14 +91,14 @@ def to_instant(value: Any) -> str | None:
 
 def rfc3339(milliseconds: int) -> str:
     """Write a Unix time in milliseconds as RFC 3339 UTC: `2020-12-23T12:19:49.000Z`."""
-    minutes, rest = divmod(milliseconds, 60_000)
-    return f"{_minute(minutes)}:{rest // 1000:02}.{rest % 1000:03}Z"
+    seconds, rest = divmod(milliseconds, 1000)
+    return f"{_second(seconds)}.{rest:03}Z"
 
 
-@lru_cache(maxsize=4096)
-def _minute(minutes: int) -> str:
-    """Write minutes since 1970 to the minute; instants of one event mostly share it."""
-    return datetime.fromtimestamp(minutes * 60, UTC).isoformat()[:16]
+@lru_cache(maxsize=16_384)
+def _second(seconds: int) -> str:
+    """Write seconds since 1970; the instants of many events share one."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat()[:19]
 
 
 def identifier(name: str) -> Rule:

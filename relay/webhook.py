@@ -12,6 +12,7 @@ from http import HTTPStatus
 import orjson
 import structlog
 from aiohttp import HttpVersion11, hdrs, web
+from multidict import istr
 
 from relay import exactjson
 from relay.errors import RejectedError, RejectReason
@@ -31,6 +32,9 @@ RETRY_AFTER = "5"
 #: Seconds that a stop waits for requests which are being answered.
 SHUTDOWN_TIMEOUT = 5
 
+#: Feishu's own headers; `istr` spares multidict the folding of case at each look.
+_TIMESTAMP, _NONCE = istr("X-Lark-Request-Timestamp"), istr("X-Lark-Request-Nonce")
+_SIGNATURE = istr("X-Lark-Signature")
 _JSON = {hdrs.CONTENT_TYPE: "application/json", hdrs.SERVER: "relay"}
 _SUCCESS = b'{"msg":"success"}'
 
@@ -100,9 +104,9 @@ class WebhookServer:
                 transport=Transport.WEBHOOK,
                 body=body,
                 received_at=int(time.time() * 1000),
-                timestamp=headers.get("X-Lark-Request-Timestamp", ""),
-                nonce=headers.get("X-Lark-Request-Nonce", ""),
-                signature=headers.get("X-Lark-Signature", ""),
+                timestamp=headers.get(_TIMESTAMP, ""),
+                nonce=headers.get(_NONCE, ""),
+                signature=headers.get(_SIGNATURE, ""),
             )
         )
 
