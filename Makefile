@@ -14,11 +14,12 @@ endif
 SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 
 UV_VERSION := 0.13.9
+GRPC_VERSION := 1.85.1
 LOCK := $(VENV)/lock/bin/uv pip compile pyproject.toml --quiet --universal --python-version 3.11 \
 	--generate-hashes --no-header --no-emit-index-url --upgrade
 
 .DEFAULT_GOAL := help
-.PHONY: help install dev test check format bench soak lock clean
+.PHONY: help install dev test check format bench soak lock proto clean
 
 help: ## List the targets.
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-9s %s\n", $$1, $$2}'
@@ -52,6 +53,12 @@ lock: install ## Resolve the locked requirements again, newest versions.
 	$(LOCK) --output-file requirements/run.txt
 	$(LOCK) --extra dev --group test --group build --constraint requirements/run.txt \
 		--output-file requirements/dev.txt
+
+proto: install ## Generate relay/frame_pb2.py from relay/frame.proto again.
+	@test -x $(VENV)/proto/bin/python || $(BIN)/python -m venv $(VENV)/proto
+	$(VENV)/proto/bin/pip install --quiet grpcio-tools==$(GRPC_VERSION)
+	$(VENV)/proto/bin/python -m grpc_tools.protoc --proto_path=. --python_out=. --pyi_out=. \
+		relay/frame.proto
 
 clean: ## Remove what was made here: .venv, caches, reports.
 	rm -rf $(VENV) build dist .coverage* htmlcov .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -13,6 +13,9 @@ RelayError
 │   └── RecordTooLargeError      one record exceeds the broker's limit: dead-letter that one
 ├── EventNotFoundError       the journal has no such event
 ├── EventNotReplayableError  the journal has it, but it cannot be changed that way now
+├── FeishuError              Feishu's API did not do what was asked
+│   ├── FeishuUnavailableError   transient: away, slow or busy
+│   └── FeishuRefusedError       permanent until repaired: a wrong secret, a missing right
 ├── FencedError              another process took over this journal's identity; the process ends
 └── BrokerError              the embedded development broker cannot start
 """
@@ -131,6 +134,18 @@ class RecordTooLargeError(PublishError):
         super().__init__(f"record {position} of the batch is larger than the broker allows")
         #: Index of the record in the batch that was to be published.
         self.position = position
+
+
+class FeishuError(RelayError):
+    """Feishu's API did not do what was asked of it."""
+
+
+class FeishuUnavailableError(FeishuError):
+    """Transient: Feishu is away, slow or busy."""
+
+
+class FeishuRefusedError(FeishuError):
+    """Permanent until somebody acts: a wrong secret, a missing right, another domain's app."""
 
 
 class FencedError(RelayError):
