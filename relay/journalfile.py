@@ -35,6 +35,8 @@ BUSY_TIMEOUT = 5
 
 _PRAGMAS = (
     "PRAGMA synchronous = FULL",
+    # KiB of pages kept: who reads in order needs none twice. The writer takes more.
+    "PRAGMA cache_size = -256",
     # A checkpoint would hold up a commit; journalwriter.py runs them beside it.
     "PRAGMA wal_autocheckpoint = 0",
     # Several rows in one statement need a statement journal: not as a file for each commit.

@@ -37,6 +37,8 @@ WAL_PAGES = 4_096
 #: Seconds between two checkpoints beside the writer.
 CHECKPOINT_INTERVAL = 1.0
 
+#: KiB of pages for the index over event ids, which come in no order.
+_CACHE = "PRAGMA cache_size = -2000"
 #: Rows in one INSERT. SQLite's steps run without the interpreter's lock, and getting it back for
 #: each row would cost more than the row.
 INSERT_ROWS = 64
@@ -113,6 +115,7 @@ class Writer:
         self._window = int(window * 1000)
         self._jobs: SimpleQueue[Job | None] = SimpleQueue()
         self._connection = journalfile.connect(path)
+        self._connection.execute(_CACHE)
         self._stopping = Event()
         self._wal_is_long = Event()
         self._tidied_at = time.monotonic()

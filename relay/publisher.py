@@ -196,7 +196,7 @@ class AtLeastOncePublisher(_Session):
             await self._send(self._opened(), records)
 
 
-@lru_cache(maxsize=16_384)
+@lru_cache(maxsize=4096)
 def _partition(key: bytes, count: int) -> int:
     """Choose the partition that Java's default partitioner would: consumers rely on it."""
     partitions = list(range(count))

@@ -95,7 +95,7 @@ def rfc3339(milliseconds: int) -> str:
     return f"{_second(seconds)}.{rest:03}Z"
 
 
-@lru_cache(maxsize=16_384)
+@lru_cache(maxsize=4096)
 def _second(seconds: int) -> str:
     """Write seconds since 1970; the instants of many events share one."""
     return datetime.fromtimestamp(seconds, UTC).isoformat()[:19]
