@@ -23,7 +23,14 @@ from bench.window import Bench, Options
 from tests.kafka_server import BENCH_JVM, KafkaError, KafkaServer
 
 _RELAY = Path(sys.executable).with_name("relay")
-_QUICK = Options(seconds=2, warmup=0.5, backlog=20_000, memory_events=50_000, starts=3)
+_QUICK = Options(
+    seconds=2,
+    warmup=0.5,
+    backlog=20_000,
+    memory_events=50_000,
+    starts=3,
+    long_connection_events=4_000,
+)
 
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)

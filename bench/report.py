@@ -157,6 +157,35 @@ TARGETS = (
         unit="s",
         digits=2,
     ),
+    Target(
+        what="events/s over one long connection, times the official Python client",
+        figure="longconn.ratio",
+        bound=3,
+        aim=6,
+        more_is_better=True,
+    ),
+    Target(
+        what="acknowledgement p99 at 200/s, long connection",
+        figure="longconn.relay.p99_ms",
+        bound=15,
+        aim=5,
+        unit="ms",
+    ),
+    Target(
+        what="resident memory that a long connection adds",
+        figure="longconn.rss_added_mb",
+        bound=10,
+        aim=5,
+        unit="MB",
+    ),
+    Target(
+        what="connection dropped until the next attempt, slowest",
+        figure="longconn.reconnect_s",
+        bound=2,
+        aim=1,
+        unit="s",
+        digits=2,
+    ),
 )
 
 
@@ -186,7 +215,13 @@ class Table:
 
 def tables(figures: Figures) -> list[Table]:
     """Give the tables for which there are figures."""
-    made = [_targets(figures), _throughput(figures), _latency(figures), _others(figures)]
+    made = [
+        _targets(figures),
+        _throughput(figures),
+        _latency(figures),
+        _long_connection(figures),
+        _others(figures),
+    ]
     return [table for table in made if table.rows]
 
 
@@ -289,6 +324,20 @@ def _latency_row(figures: Figures, rate: int, server: str) -> tuple[str, ...]:
     return (f"{rate:,}/s", server, *(f"{of(name)} ms" for name in times), of("foreign"))
 
 
+def _long_connection(figures: Figures) -> Table:
+    clients = ("relay", "official")
+    rows = tuple(
+        (what, *(_cell(figures, f"longconn.{one}.{name}", digits, unit) for one in clients))
+        for what, name, digits, unit in _LONG_CONNECTION
+        if f"longconn.relay.{name}" in figures
+    )
+    return Table(
+        title="One long connection, events in Kafka before the end of the clock",
+        header=("", "relay", "official Python client"),
+        rows=rows,
+    )
+
+
 def _others(figures: Figures) -> Table:
     return Table(
         title="One by one",
@@ -321,6 +370,16 @@ _THROUGHPUT = (
     ("CPU of the load generator", "generator_cpu", 2, ""),
     ("other cores busy", "other_cores", 2, ""),
     ("others on the server's core", "foreign", 2, ""),
+)
+_LONG_CONNECTION = (
+    ("events/s", "rate", 0, ""),
+    ("acknowledgement at 200/s, p50", "p50_ms", 1, "ms"),
+    ("acknowledgement at 200/s, p99", "p99_ms", 1, "ms"),
+    ("acknowledgement at 200/s, max", "max_ms", 1, "ms"),
+    ("resident memory", "rss_mb", 1, "MB"),
+    ("acknowledged in a run with a kill", "kill_acknowledged", 0, ""),
+    ("of them lost", "kill_lost", 0, ""),
+    ("on the topic more than once", "kill_twice", 0, ""),
 )
 _END_TO_END = f"end_to_end.{END_TO_END_RATE}"
 _OTHERS = (

@@ -148,11 +148,20 @@ def bare(core: int, directory: Path) -> Iterator[Server]:
 
 
 @contextmanager
-def relay(command: str, core: int, directory: Path, bootstrap: str) -> Iterator[Relay]:
-    """Start the relay on default settings, with an empty journal; the context has it ready."""
+def relay(
+    command: str,
+    core: int,
+    directory: Path,
+    bootstrap: str,
+    environment: Mapping[str, str] | None = None,
+) -> Iterator[Relay]:
+    """Start the relay on default settings; the context has it ready.
+
+    Its journal is new unless the directory has one. `environment` holds settings besides.
+    """
     directory.mkdir(parents=True, exist_ok=True)
     port, admin_port = free_port(), free_port()
-    environment = {
+    settings = {
         "RELAY_APPS__DEFAULT__ENCRYPT_KEY": ENCRYPT_KEY,
         "RELAY_APPS__DEFAULT__VERIFICATION_TOKEN": VERIFICATION_TOKEN,
         "RELAY_WEBHOOK__HOST": "127.0.0.1",
@@ -162,13 +171,12 @@ def relay(command: str, core: int, directory: Path, bootstrap: str) -> Iterator[
         "RELAY_KAFKA__BOOTSTRAP_SERVERS": bootstrap,
         "RELAY_LOG__LEVEL": "warning",
         "RELAY_DRAIN__DELAY": "0s",
+        **(environment or {}),
     }
     log = directory / "relay.log"
     with (
         log.open("wb") as output,
-        running(
-            (command, "serve"), cores=(core,), environment=environment, output=output
-        ) as process,
+        running((command, "serve"), cores=(core,), environment=settings, output=output) as process,
     ):
         server = Relay(name="relay", process=process, port=port, admin_port=admin_port)
         _wait(lambda: _is_ready(admin_port), process, log)

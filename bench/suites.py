@@ -10,6 +10,7 @@ from statistics import median
 
 from bench import procfs, servers
 from bench.events import Batch
+from bench.longconn import long_connection
 from bench.quantiles import Spread
 from bench.servers import BenchError, Relay, Server
 from bench.window import Bench, Options, Window
@@ -260,4 +261,5 @@ SUITES = {
     "memory": Suite(run=memory, steps=lambda options: -(-options.memory_events // _MEMORY_BATCH)),
     "start": Suite(run=start, steps=lambda options: options.starts),
     "micro": Suite(run=micro, steps=lambda _: 1),
+    "long-connection": Suite(run=long_connection, steps=lambda options: 2 * options.rounds + 2),
 }

@@ -5,7 +5,7 @@ import math
 import select
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -31,6 +31,7 @@ class Options:
     backlog: int = 100_000
     memory_events: int = 1_000_000
     starts: int = 5
+    long_connection_events: int = 20_000
     relay: str = "relay"
 
 
@@ -87,11 +88,16 @@ class Bench:
     say: Callable[[str], None]
 
     @contextmanager
-    def relay(self, name: str, *, warm: bool = True) -> Iterator[Relay]:
+    def relay(
+        self, name: str, *, warm: bool = True, environment: Mapping[str, str] | None = None
+    ) -> Iterator[Relay]:
         """Start a relay with a journal of its own; warm: it has published events already."""
-        directory = self.directory / name
         with servers.relay(
-            self.options.relay, self.cores.server, directory, self.kafka.bootstrap
+            self.options.relay,
+            self.cores.server,
+            self.directory / name,
+            self.kafka.bootstrap,
+            environment,
         ) as relay:
             if warm:
                 with self.events.batch(_WARM) as batch:
