@@ -3,6 +3,8 @@
 import asyncio
 import contextlib
 import gc
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import structlog
 
@@ -16,6 +18,10 @@ from relay.pipeline import Pipeline
 from relay.publisher import AtLeastOncePublisher, ExactlyOncePublisher, Publisher
 from relay.settings import Delivery, Settings
 from relay.webhook import WebhookServer
+
+if TYPE_CHECKING:
+    from relay.claims import Claims
+    from relay.longconn import LongConnection
 
 log = structlog.get_logger()
 
@@ -53,13 +59,27 @@ class Relay:
             self.admin_port = await admin.start()
             stack.push_async_callback(webhook.stop)
             self.webhook_port = await webhook.start()
-            await self._serve(journal, webhook, stop)
+            connections = self._long_connections(pipeline)
+            claims = self._claims()
+            if claims:
+                stack.push_async_callback(claims.close)
+            router = Router(settings.kafka.topic_prefix, settings.kafka.topics)
+            publisher = self._publisher(router)
+            dispatcher = Dispatcher(journal, publisher, router, self.metrics, claims)
+            await self._serve(journal, dispatcher, [webhook, *connections], stop)
 
-    async def _serve(self, journal: Journal, webhook: WebhookServer, stop: asyncio.Event) -> None:
-        router = Router(self._settings.kafka.topic_prefix, self._settings.kafka.topics)
-        dispatcher = Dispatcher(journal, self._publisher(router), router, self.metrics)
+    async def _serve(
+        self,
+        journal: Journal,
+        dispatcher: Dispatcher,
+        transports: Sequence["WebhookServer | LongConnection"],
+        stop: asyncio.Event,
+    ) -> None:
         async with asyncio.TaskGroup() as tasks:
             dispatching = tasks.create_task(dispatcher.run())
+            for transport in transports:
+                if not isinstance(transport, WebhookServer):
+                    tasks.create_task(transport.run())
             log.info(
                 "serving",
                 version=__version__,
@@ -71,22 +91,50 @@ class Relay:
             _spare_the_collector()
             self.ready.set()
             await stop.wait()
-            await self._drain(webhook, dispatcher)
+            await self._drain(transports, dispatcher)
             dispatching.cancel()
 
-    async def _drain(self, webhook: WebhookServer, dispatcher: Dispatcher) -> None:
+    async def _drain(
+        self, transports: Sequence["WebhookServer | LongConnection"], dispatcher: Dispatcher
+    ) -> None:
         """Stop accepting, then publish what is left; what time does not allow stays on disk."""
         drain = self._settings.drain
         self._draining = True
         log.info("draining", pending=self.metrics.account().pending)
         await asyncio.sleep(drain.delay)
-        await webhook.stop()
+        await asyncio.gather(*(transport.stop() for transport in transports))
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(drain.timeout):
                 while self.metrics.account().pending:
                     dispatcher.idle.clear()
                     await dispatcher.idle.wait()
         log.info("stopped", left_in_journal=self.metrics.account().pending)
+
+    def _long_connections(self, pipeline: Pipeline) -> list["LongConnection"]:
+        """Make one for each app that wants it; without any, protobuf is not even loaded."""
+        wanting = {name: app for name, app in self._settings.apps.items() if app.long_connection}
+        if not wanting:
+            return []
+        from relay.longconn import LongConnection
+
+        return [
+            LongConnection(
+                name,
+                (app.app_id, app.app_secret.get_secret_value()),
+                self._settings.feishu_url,
+                pipeline.accept,
+                self.metrics,
+            )
+            for name, app in wanting.items()
+        ]
+
+    def _claims(self) -> "Claims | None":
+        """Where several replicas agree; without a URL there is one, and `redis` is not loaded."""
+        if not self._settings.claims.url.get_secret_value():
+            return None
+        from relay.claims import Claims
+
+        return Claims(self._settings.claims, self._settings.journal.dedupe_window, self.metrics)
 
     def _publisher(self, router: Router) -> Publisher:
         kafka = self._settings.kafka

@@ -8,8 +8,10 @@ import asyncio
 import random
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import structlog
 
@@ -20,7 +22,15 @@ from relay.errors import (
     RecordTooLargeError,
     RejectedError,
 )
-from relay.events import DeadLetterReason, Record, Settlement, StoredEvent
+from relay.events import (
+    OTHER_REPLICA,
+    DeadLetterReason,
+    Outcome,
+    Record,
+    Settlement,
+    StoredEvent,
+    Verdict,
+)
 from relay.fairness import Turns
 from relay.journal import Journal
 from relay.kafka import describe
@@ -28,6 +38,9 @@ from relay.logs import Changes
 from relay.metrics import Metrics
 from relay.normalize import Router, dead_letter, normalize
 from relay.publisher import Publisher
+
+if TYPE_CHECKING:
+    from relay.claims import Claims  # where there is one replica, `redis` is not loaded
 
 log = structlog.get_logger()
 
@@ -37,6 +50,8 @@ BATCH_EVENTS, BATCH_BYTES = 8000, 8 * 2**20
 IDLE_LOOK = 1.0
 #: Seconds of the first wait after a failure, doubled up to the longest.
 FIRST_WAIT, LONGEST_WAIT = 0.2, 5.0
+#: On records that no claim vouches for: another replica may have published the event too.
+_SKIPPED = ("relay_dedupe", b"skipped")
 
 
 class Dispatcher:
@@ -48,11 +63,14 @@ class Dispatcher:
         publisher: Publisher,
         router: Router,
         metrics: Metrics,
+        claims: "Claims | None" = None,
     ) -> None:
         self._journal = journal
         self._publisher = publisher
         self._router = router
         self._metrics = metrics
+        #: None where there is one replica only.
+        self._claims = claims
         self._changes = Changes(log, "kafka_connected")
         #: The last seq that an offset of this journal can speak of.
         self._known_seq = journal.trusted_seq or 0
@@ -113,7 +131,8 @@ class Dispatcher:
     async def _settle_below(self, offset: int) -> None:
         """Settle the rows whose records are in Kafka: their commit's answer was lost."""
         while batch := [event for event in await self._pending() if event.seq < offset]:
-            await self._settle(batch, [_settlement(one, self._record(one)) for one in batch])
+            verdict = await self._verdict(batch)
+            await self._settle(batch, [end for end, _ in self._endings(batch, verdict)])
 
     async def _part_from(self, offset: int) -> None:
         """Take a new identity: Kafka knows more of this one than the file has ever held.
@@ -147,8 +166,9 @@ class Dispatcher:
                 await asyncio.wait_for(self._journal.arrived.wait(), IDLE_LOOK)
             return
         self._known_seq = max(self._known_seq, batch[-1].seq)
+        verdict = await self._verdict(batch)
         with self._metrics.publish_seconds.time():
-            settlements = await self._publish(batch)
+            settlements = await self._publish(batch, verdict)
         self._connected()
         await self._settle(batch, settlements)
 
@@ -161,27 +181,48 @@ class Dispatcher:
         self._metrics.kafka_up.set(1)
         self._changes.working()
 
-    async def _publish(self, batch: Sequence[StoredEvent]) -> list[Settlement]:
+    async def _verdict(self, batch: Sequence[StoredEvent]) -> Verdict:
+        """Learn which events another replica publishes."""
+        return await self._claims.ask(batch, self._journal.id) if self._claims else Verdict()
+
+    async def _publish(self, batch: Sequence[StoredEvent], verdict: Verdict) -> list[Settlement]:
         """Make the records and publish them; give how each event ended."""
+        if len(verdict.lost) == len(batch):
+            return [_lost(event) for event in batch]
         settlements: list[Settlement] = []
+        records = self._records(batch, verdict, settlements)
         try:
-            await self._publisher.publish(self._records(batch, settlements), batch[-1].seq)
+            await self._publisher.publish(records, batch[-1].seq)
         except RecordTooLargeError as error:
-            await self._found_too_large(batch[error.position], error)
+            ours = [event for place, event in enumerate(batch) if place not in verdict.lost]
+            await self._found_too_large(ours[error.position], error)
             raise
         return settlements
 
     async def _records(
-        self, batch: Sequence[StoredEvent], settlements: list[Settlement]
+        self, batch: Sequence[StoredEvent], verdict: Verdict, settlements: list[Settlement]
     ) -> AsyncIterator[Record]:
         """Make one record after the other, so that only packed ones take memory."""
         turns = Turns()
-        for event in batch:
-            record = self._record(event)
-            settlements.append(_settlement(event, record))
-            yield record
+        for settlement, record in self._endings(batch, verdict):
+            settlements.append(settlement)
+            if record:
+                yield record
             if turns.due():
                 await turns.give()
+
+    def _endings(
+        self, batch: Sequence[StoredEvent], verdict: Verdict
+    ) -> Iterator[tuple[Settlement, Record | None]]:
+        """Decide how each event ends, and make the record if it is ours to publish."""
+        for place, event in enumerate(batch):
+            if place in verdict.lost:
+                yield _lost(event), None
+                continue
+            record = self._record(event)
+            if verdict.skipped:
+                record = replace(record, headers=[*record.headers, _SKIPPED])
+            yield _settlement(event, record), record
 
     def _record(self, event: StoredEvent) -> Record:
         """Make one record; whatever happens here, the next event gets its turn."""
@@ -210,6 +251,10 @@ class Dispatcher:
         for event in batch:
             if not event.replayed:
                 self._metrics.end_to_end_seconds.observe((now - event.received_at) / 1000)
+
+
+def _lost(event: StoredEvent) -> Settlement:
+    return Settlement(seq=event.seq, outcome=Outcome.DUPLICATE, reason=OTHER_REPLICA)
 
 
 def _settlement(event: StoredEvent, record: Record) -> Settlement:

@@ -16,6 +16,9 @@ RelayError
 ├── FeishuError              Feishu's API did not do what was asked
 │   ├── FeishuUnavailableError   transient: away, slow or busy
 │   └── FeishuRefusedError       permanent until repaired: a wrong secret, a missing right
+├── ClaimsError              the claims store did not say who publishes a batch; it waits, or goes
+│   ├── ClaimsUnavailableError   transient: away or slow
+│   └── ClaimsRefusedError       permanent until repaired: too old, or a wrong password
 ├── FencedError              another process took over this journal's identity; the process ends
 └── BrokerError              the embedded development broker cannot start
 """
@@ -146,6 +149,18 @@ class FeishuUnavailableError(FeishuError):
 
 class FeishuRefusedError(FeishuError):
     """Permanent until somebody acts: a wrong secret, a missing right, another domain's app."""
+
+
+class ClaimsError(RelayError):
+    """Nobody knows who may publish a batch."""
+
+
+class ClaimsUnavailableError(ClaimsError):
+    """Transient: the claims store is away, slow or changing its master."""
+
+
+class ClaimsRefusedError(ClaimsError):
+    """Permanent until somebody acts: the store is too old, or refuses this user."""
 
 
 class FencedError(RelayError):

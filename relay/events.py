@@ -36,6 +36,35 @@ class DeadLetterReason(StrEnum):
     INTERNAL_ERROR = "internal_error"
 
 
+class LostReason(StrEnum):
+    """Why a long connection has to be opened again."""
+
+    #: Feishu, or something between, has closed it.
+    DROPPED = "dropped"
+    #: Nothing was heard for too long.
+    DEAF = "deaf"
+    #: Feishu could not be reached, or is busy.
+    UNREACHABLE = "unreachable"
+    #: Feishu refuses the app's credentials or rights.
+    REFUSED = "refused"
+    #: A fault of relay's.
+    INTERNAL_ERROR = "internal_error"
+
+
+class IgnoredReason(StrEnum):
+    """Why something that came over a long connection was not taken for an event."""
+
+    TEXT = "text"
+    NOT_A_FRAME = "not_a_frame"
+    UNKNOWN_KIND = "unknown_kind"
+    IMPOSSIBLE_PARTS = "impossible_parts"
+    ENCODED = "encoded"
+
+
+#: Why a stored event is a duplicate: another journal had claimed it.
+OTHER_REPLICA = "other_replica"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RawCallback:
     """One delivery as it came from the network: nothing in it has been checked."""
@@ -111,4 +140,15 @@ class Settlement:
 
     seq: int
     outcome: Outcome
-    reason: DeadLetterReason | None = None
+    #: A DeadLetterReason, or OTHER_REPLICA.
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """Which events of a batch are ours to publish."""
+
+    #: Positions of events that another journal has claimed.
+    lost: frozenset[int] = frozenset()
+    #: True if nobody was asked: the claims store is away, and the settings say `publish`.
+    skipped: bool = False

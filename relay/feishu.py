@@ -13,6 +13,8 @@ from relay.errors import FeishuRefusedError, FeishuUnavailableError
 
 #: Seconds for one call.
 TIMEOUT = 15
+#: Seconds; no sensible interval is longer.
+LONGEST_INTERVAL = 86_400
 #: What an endpoint call's code means where it is known.
 _ENDPOINT_CODES = {
     1: "Feishu is busy",
@@ -64,8 +66,9 @@ class Feishu:
         code = answer.get("code")
         if code != 0:
             raise _endpoint_error(code, answer.get("msg"))
-        data = answer.get("data")
-        url = data.get("URL") if isinstance(data, dict) else None
+        given = answer.get("data")
+        data: dict[str, Any] = given if isinstance(given, dict) else {}
+        url = data.get("URL")
         if not isinstance(url, str) or not url.startswith(("ws://", "wss://")):
             raise FeishuUnavailableError("Feishu named no address to connect to")
         return Endpoint(url=url, config=client_config(data.get("ClientConfig"), ClientConfig()))
@@ -114,8 +117,7 @@ def client_config(given: object, current: ClientConfig) -> ClientConfig:
 
     def seconds(name: str, otherwise: float) -> float:
         value = values.get(name)
-        sensible = isinstance(value, int) and not isinstance(value, bool) and 0 < value <= 86_400
-        return float(value) if isinstance(value, int) and sensible else otherwise
+        return float(value) if type(value) is int and 0 < value <= LONGEST_INTERVAL else otherwise
 
     return ClientConfig(
         ping_interval=seconds("PingInterval", current.ping_interval),

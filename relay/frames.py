@@ -3,6 +3,7 @@
 One binary WebSocket message is one Frame. Rules: what the four official SDKs agree on.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -24,20 +25,24 @@ class Method(IntEnum):
 
 
 class FrameError(ValueError):
-    """Bytes that are no frame, or a frame that cannot be what it says."""
+    """A frame that cannot be what it says."""
+
+
+class NotAFrameError(FrameError):
+    """Bytes that are no frame at all."""
 
 
 def read(data: bytes) -> Frame:
-    """Read a frame. Raises FrameError."""
+    """Read a frame. Raises NotAFrameError."""
     try:
         return Frame.FromString(data)
     except DecodeError as error:
-        raise FrameError("not a frame") from error
+        raise NotAFrameError("not a frame") from error
 
 
-def header(frame: Frame, key: str) -> str:
-    """Give a header's value; empty if the frame has none of that name."""
-    return next((one.value for one in frame.headers if one.key == key), "")
+def headers(frame: Frame) -> dict[str, str]:
+    """Give the headers by name; of two with one name, the first."""
+    return {one.key: one.value for one in reversed(frame.headers)}
 
 
 def control(kind: str, service: int, payload: bytes = b"") -> bytes:
@@ -52,13 +57,12 @@ def control(kind: str, service: int, payload: bytes = b"") -> bytes:
 def acknowledgement(frame: Frame, code: int, milliseconds: int) -> bytes:
     """Answer a data frame: the frame itself, `biz_rt` behind its headers, another payload.
 
-    Nothing else may change: Feishu finds the waiting delivery by ids and headers of its own.
+    Nothing else may change: Feishu finds the waiting delivery by ids and headers of its own. The
+    frame is used up by this.
     """
-    answer = Frame()
-    answer.CopyFrom(frame)
-    answer.headers.add(key="biz_rt", value=str(milliseconds))
-    answer.payload = b'{"code":%d}' % code
-    return answer.SerializeToString()
+    frame.headers.add(key="biz_rt", value=str(milliseconds))
+    frame.payload = b'{"code":%d}' % code
+    return frame.SerializeToString()
 
 
 @dataclass(slots=True)
@@ -80,23 +84,24 @@ class Assembly:
     def __init__(self) -> None:
         self._messages: dict[str, _Message] = {}
 
-    def add(self, frame: Frame, now: float) -> bytes | None:
-        """Take a data frame: the whole payload if this part completes it, else None.
+    def add(self, named: Mapping[str, str], payload: bytes, now: float) -> bytes | None:
+        """Take a part: the whole payload if this part completes it, else None.
 
-        `now` is in seconds of any clock that does not step. Raises FrameError.
+        `named` are the frame's headers; `now` is in seconds of any clock that does not step.
+        Raises FrameError.
         """
-        total, number = _count(frame, "sum", 1), _count(frame, "seq", 0)
+        total, number = _count(named, "sum", 1), _count(named, "seq", 0)
         if total == 1 and number == 0:
-            return frame.payload
+            return payload
         if not 0 <= number < total <= MAX_PARTS:
-            raise FrameError("part %d of %d" % (number, total))
+            raise FrameError(f"part {number} of {total}")
         self.expire(now)
-        message_id = header(frame, "message_id")
+        message_id = named.get("message_id", "")
         message = self._messages.setdefault(message_id, _Message(total, now, {}))
         if message.sum != total:
             del self._messages[message_id]
             raise FrameError("the parts disagree on how many they are")
-        message.parts[number] = frame.payload
+        message.parts[number] = payload
         self._bound(message_id, message)
         if len(message.parts) < total:
             return None
@@ -118,9 +123,9 @@ class Assembly:
             del self._messages[next(iter(self._messages))]
 
 
-def _count(frame: Frame, key: str, default: int) -> int:
+def _count(named: Mapping[str, str], key: str, default: int) -> int:
     """Read a small number from a header; a frame without it is whole."""
-    text = header(frame, key)
+    text = named.get(key, "")
     if not text:
         return default
     if len(text) > len(str(MAX_PARTS)) or not (text.isascii() and text.isdigit()):

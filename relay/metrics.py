@@ -13,7 +13,7 @@ from prometheus_client import (
 )
 
 from relay.errors import RejectReason
-from relay.events import Outcome, Transport
+from relay.events import IgnoredReason, LostReason, Outcome, Transport
 
 #: Seconds; from one commit on a fast disk to Feishu's limit of 3 s.
 ACK_BUCKETS = (0.001, 0.002, 0.003, 0.005, 0.008, 0.015, 0.03, 0.06, 0.1, 0.25, 0.5, 1, 3)
@@ -111,6 +111,41 @@ class Metrics:
             "relay_kafka_up", "1 while the publisher is connected, else 0.", registry=registry
         )
 
+        self._long_connection_up = Gauge(
+            "relay_long_connection_up",
+            "1 while the app's long connection is open, else 0.",
+            ["app"],
+            registry=registry,
+        )
+        self._long_connection_reconnects = Counter(
+            "relay_long_connection_reconnects",
+            "Attempts to open a long connection again, by why it was lost.",
+            ["app", "reason"],
+            registry=registry,
+        )
+        self._long_connection_ignored = Counter(
+            "relay_long_connection_ignored",
+            "Messages of a long connection that were not taken for events, by why.",
+            ["app", "reason"],
+            registry=registry,
+        )
+        self.claims_up = Gauge(
+            "relay_claims_up", "1 while the claims store answers, else 0.", registry=registry
+        )
+        self.claims_waiting = Gauge(
+            "relay_claims_waiting_events",
+            "Events of the batch that waits for the claims store.",
+            registry=registry,
+        )
+        self.claims_asked = Counter(
+            "relay_claims_asked", "Events that were claimed before publishing.", registry=registry
+        )
+        self.claims_lost = Counter(
+            "relay_claims_lost",
+            "Events that another replica had claimed; they are settled as duplicates.",
+            registry=registry,
+        )
+
     def received(self, app: str, transport: Transport, count: int = 1) -> None:
         """Count events that are now pending."""
         self._totals.received += count
@@ -136,6 +171,18 @@ class Metrics:
     def rejected(self, app: str, reason: RejectReason) -> None:
         """Count a refused request."""
         self._rejected.labels(app, reason).inc()
+
+    def connected(self, app: str, *, up: bool) -> None:
+        """Note whether an app's long connection is open."""
+        self._long_connection_up.labels(app).set(up)
+
+    def reconnecting(self, app: str, reason: LostReason) -> None:
+        """Count an attempt to open a long connection again."""
+        self._long_connection_reconnects.labels(app, reason).inc()
+
+    def ignored(self, app: str, reason: IgnoredReason) -> None:
+        """Count a message of a long connection that is no event."""
+        self._long_connection_ignored.labels(app, reason).inc()
 
     def account(self) -> Account:
         """Give the totals at this moment; they always balance."""

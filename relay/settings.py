@@ -18,6 +18,7 @@ from pydantic import (
     Field,
     SecretStr,
     ValidationError,
+    field_validator,
     model_validator,
 )
 from pydantic_core import ErrorDetails
@@ -39,6 +40,8 @@ _SECRETS = (
     "__verification_token",
     "__previous_verification_token",
     "__sasl_password",
+    "__helpdesk_token",
+    "_claims__url",
 )
 _SIZES = {"": 1, "B": 1, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
 
@@ -61,6 +64,10 @@ def _bytes(value: object) -> object:
 Seconds = Annotated[float, BeforeValidator(_seconds), Field(ge=0)]
 Bytes = Annotated[int, BeforeValidator(_bytes), Field(gt=0)]
 Port = Annotated[int, Field(ge=0, le=65535)]
+_CLAIMS_URL = re.compile(
+    r"rediss?(\+cluster)?://([^@/\s]*@)?[^@/\s]+(/[0-9]*)?"
+    r"|rediss?\+sentinel://([^@/\s]*@)?[^@/\s]+/[^/\s]+(/[0-9]+)?"
+)
 AppName = Annotated[str, Field(pattern=r"^[a-z0-9_-]{1,64}$")]
 
 #: Feishu's last retry comes 7.1 hours after the first attempt; below this a repeat could slip by.
@@ -87,10 +94,18 @@ class App(_Section):
     previous_encrypt_key: SecretStr = SecretStr("")
     verification_token: SecretStr = SecretStr("")
     previous_verification_token: SecretStr = SecretStr("")
+    #: Fetch the events over a connection that relay opens, instead of waiting to be called.
+    long_connection: bool = False
+    #: The service desk whose events `relay subscribe` asks for, and its token.
+    helpdesk_id: str = ""
+    helpdesk_token: SecretStr = SecretStr("")
 
     @model_validator(mode="after")
-    def _verifiable(self) -> Self:
-        if not self.encrypt_keys and not self.verification_tokens:
+    def _usable(self) -> Self:
+        if self.long_connection:
+            if not self.app_id or not self.app_secret.get_secret_value():
+                raise ValueError("long_connection needs an app_id and an app_secret")
+        elif not self.encrypt_keys and not self.verification_tokens:
             message = "needs an encrypt_key or a verification_token: nobody could be told apart"
             raise ValueError(message)
         return self
@@ -175,6 +190,36 @@ class Kafka(_Section):
         return self
 
 
+class OnOutage(StrEnum):
+    """What to do with events while the claims store is away."""
+
+    HOLD = "hold"
+    PUBLISH = "publish"
+
+
+class Claims(_Section):
+    """Where several replicas agree on who publishes an event; no URL: there is one replica."""
+
+    #: `redis://` or `rediss://`; `+sentinel` and `+cluster` behind either. It may hold a password.
+    url: SecretStr = SecretStr("")
+    on_outage: OnOutage = OnOutage.HOLD
+    key_prefix: str = "relay:"
+    ca_file: Path | None = None
+    timeout: Annotated[float, BeforeValidator(_seconds), Field(gt=0, le=60)] = 2
+
+    @field_validator("url")
+    @classmethod
+    def _known_scheme(cls, url: SecretStr) -> SecretStr:
+        text = url.get_secret_value()
+        if text and not _CLAIMS_URL.fullmatch(text):
+            # The value may hold a password, so it is not repeated.
+            raise ValueError(
+                "must be redis://host:port, rediss://host:port, redis+sentinel://host:port/service "
+                "or redis+cluster://host:port"
+            )
+        return url
+
+
 class Drain(_Section):
     """How a stop goes: accept for `delay`, then publish what is left for at most `timeout`."""
 
@@ -220,6 +265,9 @@ class Settings(BaseSettings):
     webhook: Webhook = Webhook()
     admin: Admin = Admin()
     journal: Journal = Journal()
+    claims: Claims = Claims()
+    #: Feishu's API; Lark's is `https://open.larksuite.com`.
+    feishu_url: Annotated[str, Field(pattern=r"^https?://[^/\s]+/?$")] = "https://open.feishu.cn"
     drain: Drain = Drain()
     log: Log = Log()
 
