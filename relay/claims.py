@@ -186,7 +186,7 @@ def _store(settings: Settings) -> "_Store":
     path = [part for part in url.path.split("/") if part]
     if kind == "sentinel":
         options["db"] = int(path[1]) if len(path) > 1 else 0
-        limits = {"socket_timeout": settings.timeout}
+        limits = {name: options[name] for name in ("socket_timeout", "retry")}
         sentinel = Sentinel(  # type: ignore[no-untyped-call]  # the library lacks it
             _hosts(url, 26379), sentinel_kwargs=limits, **options
         )
@@ -218,7 +218,7 @@ class _Server:
 
     async def version(self) -> str:
         """Ask the server."""
-        return _version(await self._client.info("server"))
+        return _version(await self._client.info(section="server"))
 
     async def close(self) -> None:
         """Close the connections."""
@@ -242,9 +242,9 @@ class _Cluster:
 
     async def version(self) -> str:
         """Ask one of the nodes."""
-        return _version(
-            await self._client.info("server", target_nodes=self._client.get_random_node())
-        )
+        await self._client.initialize()
+        node = self._client.get_random_node()
+        return _version(await self._client.info(section="server", target_nodes=node))
 
     async def close(self) -> None:
         """Close the connections."""

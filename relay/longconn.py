@@ -230,7 +230,8 @@ class _Connection:
         self._under_way: set[asyncio.Task[None]] = set()
         self._room = asyncio.Event()
         self._heard = time.monotonic()
-        self._changes = Changes(log.bind(app=app), "long_connection_readable")
+        self._log = log.bind(app=app)
+        self._ignored: set[IgnoredReason] = set()
 
     async def serve(self, stop: asyncio.Event) -> LostReason:
         """Serve until the connection is lost or `stop` is set; then acknowledge and close."""
@@ -351,7 +352,7 @@ class _Connection:
         except RejectedError as rejection:
             self._metrics.rejected(self._app, rejection.reason)
         except Exception as error:  # noqa: BLE001 - the last resort: answered, logged and counted
-            log.warning("request_failed", error=type(error).__name__)
+            self._log.warning("request_failed", error=type(error).__name__)
             self._metrics.rejected(self._app, RejectReason.INTERNAL_ERROR)
         await self._acknowledge(frame, code, started)
         self._metrics.accept_seconds.observe(time.perf_counter() - started)
@@ -363,8 +364,11 @@ class _Connection:
             await self._socket.send_bytes(frames.acknowledgement(frame, code, milliseconds))
 
     def _ignore(self, reason: IgnoredReason) -> None:
+        """Count it, and say so once on each connection."""
         self._metrics.ignored(self._app, reason)
-        self._changes.failing("long_connection_ignored", reason)
+        if reason not in self._ignored:
+            self._ignored.add(reason)
+            self._log.warning("long_connection_ignored", reason=reason)
 
 
 def _int32(text: str) -> int:

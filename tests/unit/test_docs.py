@@ -124,7 +124,7 @@ def test_documented_default_is_the_default(setting: str, monkeypatch: pytest.Mon
     default = settings.load()
     cell = next(cells[2] for cells in rows(CONFIGURATION) if cells[0] == f"`{setting}`")
     if value := re.fullmatch("`(.+?)`", cell):
-        monkeypatch.setenv(SETTINGS[setting], value[1])
+        monkeypatch.setenv(SETTINGS[setting].replace("<NAME>", "DEFAULT"), value[1])
         assert settings.load() == default
     elif not setting.startswith("apps."):
         actual: Any = default
@@ -185,6 +185,7 @@ def test_every_metric_is_explained() -> None:
     assert documented == metrics
     record = dead_letter(_any_event(), Router("", {}), DeadLetterReason.TOO_LARGE, keep_value=False)
     known = metrics | {name for name, _ in record.headers} | {"relay_replayed", "relay_journal"}
+    known |= {"relay_dedupe"}
     known |= {f"{name}_bucket" for name in metrics}
     for paper in (README, OPERATIONS, ARCHITECTURE, CONTRACT, CONFIGURATION):
         assert set(re.findall(r"\brelay_[a-z_]+", paper)) <= known
@@ -264,7 +265,7 @@ def test_every_header_is_explained() -> None:
     pairs = (ROOT / "tests" / "unit" / "contract").glob("*.output.json")
     names = {name for pair in pairs for name in json.loads(pair.read_text())["headers"]}
     record = dead_letter(_any_event(), Router("", {}), DeadLetterReason.TOO_LARGE, keep_value=False)
-    names |= {name for name, _ in record.headers} | {"relay_replayed"}
+    names |= {name for name, _ in record.headers} | {"relay_replayed", "relay_dedupe"}
     assert names <= {cells[0].strip("`") for cells in rows(CONTRACT)}
 
 

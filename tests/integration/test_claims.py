@@ -1,0 +1,229 @@
+"""Claims against a real Redis: one journal gets an event, whatever the store does meanwhile."""
+
+import asyncio
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import SecretStr
+from structlog.testing import capture_logs
+
+from relay import claims as claims_module
+from relay.claims import Claims
+from relay.errors import ClaimsRefusedError, ClaimsUnavailableError
+from relay.events import StoredEvent, Transport, Verdict
+from relay.metrics import Metrics
+from relay.settings import Claims as Settings
+from relay.settings import OnOutage
+from tests.fakes import free_port, until
+from tests.redis_server import RedisServer, redis_server
+
+WINDOW = 86_400
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[RedisServer]:
+    with redis_server(tmp_path) as server:
+        yield server
+
+
+def stored(event_id: str, *, app: str = "default", replayed: bool = False) -> StoredEvent:
+    return StoredEvent(
+        seq=1,
+        app=app,
+        transport=Transport.WEBHOOK,
+        received_at=1,
+        event_id=event_id,
+        event_type="t",
+        body=b"{}",
+        replayed=replayed,
+    )
+
+
+def claims(url: str, metrics: Metrics | None = None, **changes: Any) -> Claims:
+    settings = Settings(url=SecretStr(url), timeout=0.5, **changes)
+    return Claims(settings, WINDOW, metrics or Metrics())
+
+
+async def test_first_journal_gets_the_event(server: RedisServer) -> None:
+    """It may ask as often as it likes; others are told no."""
+    one, other = claims(server.url), claims(server.url)
+    batch = [stored("a"), stored("b"), stored("c")]
+    assert frozenset() == await one.claim(batch[:2], "journal-1")
+    assert frozenset({0, 1}) == await other.claim(batch, "journal-2")
+    assert frozenset({2}) == await one.claim(batch, "journal-1")
+    await one.close()
+    await other.close()
+
+
+async def test_claim_is_named_as_the_design_says(server: RedisServer) -> None:
+    """And it lasts as long as an event is remembered."""
+    one = claims(server.url)
+    await one.claim([stored("e-1", app="billing")], "journal-1")
+    assert b"journal-1" in server.call("GET", "relay:billing:e-1")
+    seconds = int(server.call("TTL", "relay:billing:e-1").strip(b":\r\n"))
+    assert WINDOW - 5 <= seconds <= WINDOW
+    await one.close()
+
+
+async def test_apps_are_apart(server: RedisServer) -> None:
+    one = claims(server.url)
+    await one.claim([stored("e-1", app="a")], "journal-1")
+    assert frozenset() == await one.claim([stored("e-1", app="b")], "journal-2")
+    await one.close()
+
+
+async def test_replayed_event_is_not_asked_for(server: RedisServer) -> None:
+    """An operator wants it again, whoever published it first."""
+    one = claims(server.url)
+    await one.claim([stored("a"), stored("b")], "journal-1")
+    batch = [stored("a", replayed=True), stored("b")]
+    assert frozenset({1}) == await one.claim(batch, "journal-2")
+    await one.close()
+
+
+async def test_large_batch_takes_several_calls(
+    server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(claims_module, "CALL_KEYS", 7)
+    metrics = Metrics()
+    one = claims(server.url, metrics)
+    batch = [stored(f"e-{n}") for n in range(50)]
+    await one.claim(batch[10:20], "journal-1")
+    assert Verdict(lost=frozenset(range(10, 20))) == await one.ask(batch, "journal-2")
+    sample = metrics.registry.get_sample_value
+    assert tuple(
+        sample(f"relay_claims_{name}")
+        for name in ("asked_total", "lost_total", "up", "waiting_events")
+    ) == (50, 10, 1, 0)
+    await one.close()
+
+
+async def test_hold_waits_until_the_store_is_back(server: RedisServer) -> None:
+    """Killed or hung: events wait, and nobody is told more than once."""
+    metrics = Metrics()
+    one = claims(server.url, metrics)
+    await one.ask([stored("a")], "journal-1")
+    with capture_logs() as logs:
+        server.hang()
+        asking = asyncio.create_task(one.ask([stored("b"), stored("c")], "journal-1"))
+        sample = metrics.registry.get_sample_value
+        await until(lambda: sample("relay_claims_waiting_events") == 2)
+        assert sample("relay_claims_up") == 0
+        server.kill()
+        await asyncio.sleep(0.3)
+        assert not asking.done()
+        server.start()
+        assert Verdict() == await asking
+    assert sample("relay_claims_up") == 1
+    assert sample("relay_claims_waiting_events") == 0
+    names = [line["event"] for line in logs]
+    assert names.count("claims_available") == 1
+    assert 1 <= names.count("claims_unavailable") <= 3
+    await one.close()
+
+
+async def test_publish_goes_on_without_the_store(server: RedisServer) -> None:
+    """And does not wait for it at each batch."""
+    one = claims(server.url, on_outage=OnOutage.PUBLISH)
+    server.hang()
+    assert Verdict(skipped=True) == await one.ask([stored("a")], "journal-1")
+    began = time.monotonic()
+    for _ in range(20):
+        assert (await one.ask([stored("a")], "journal-1")).skipped
+    assert time.monotonic() - began < 0.4
+    server.go_on()
+    async with asyncio.timeout(10):
+        while (await one.ask([stored("a")], "journal-1")).skipped:  # noqa: ASYNC110 - it is asked
+            await asyncio.sleep(0.05)
+    await one.close()
+
+
+async def test_answer_that_was_lost_is_asked_for_again(server: RedisServer) -> None:
+    """The first call may have claimed: the second one finds its own claims."""
+    one = claims(server.url)
+    await one.claim([stored("warm")], "journal-1")
+    server.hang()
+    with pytest.raises(ClaimsUnavailableError):
+        await one.claim([stored("a")], "journal-1")
+    server.go_on()
+    assert frozenset() == await one.claim([stored("a")], "journal-1")
+    assert frozenset({0}) == await one.claim([stored("a")], "journal-2")
+    await one.close()
+
+
+async def test_nobody_there_is_named() -> None:
+    one = claims(f"redis://127.0.0.1:{free_port()}")
+    with pytest.raises(ClaimsUnavailableError, match="not available"):
+        await one.claim([stored("a")], "journal-1")
+
+
+async def test_wrong_password_is_refused_and_not_shown(tmp_path: Path) -> None:
+    with redis_server(tmp_path, "--requirepass", "right") as server:
+        wrong = claims(server.url.replace("//", "//:wrong-secret@"))
+        with pytest.raises(ClaimsRefusedError) as refused:
+            await wrong.claim([stored("a")], "journal-1")
+        assert "wrong-secret" not in str(refused.value)
+        right = claims(server.url.replace("//", "//:right@"))
+        assert frozenset() == await right.claim([stored("a")], "journal-1")
+        await right.close()
+
+
+async def test_old_server_is_refused(server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the version it has."""
+    monkeypatch.setattr(claims_module, "OLDEST_VERSION", 99)
+    with pytest.raises(ClaimsRefusedError, match=r"has version \d+\.\d+.*needs Redis 7 or Valkey"):
+        await claims(server.url).claim([stored("a")], "journal-1")
+
+
+async def test_cluster(tmp_path: Path) -> None:
+    """Each key has its node; the verdict is the same."""
+    bus = ("--cluster-port", str(free_port()))
+    with redis_server(tmp_path, "--cluster-enabled", "yes", *bus) as server:
+        server.call("CLUSTER", "ADDSLOTSRANGE", "0", "16383")
+        await until(lambda: b"cluster_state:ok" in server.call("CLUSTER", "INFO"))
+        one = claims(server.url.replace("redis:", "redis+cluster:"))
+        batch = [stored(f"e-{n}") for n in range(20)]
+        assert frozenset() == await one.claim(batch[:5], "journal-1")
+        assert frozenset(range(5)) == await one.claim(batch, "journal-2")
+        await one.close()
+
+
+async def test_sentinel(tmp_path: Path, server: RedisServer) -> None:
+    """The master is the one that the sentinels name."""
+    (tmp_path / "sentinel").mkdir()
+    config = tmp_path / "sentinel" / "sentinel.conf"
+    config.write_text(f"sentinel monitor main 127.0.0.1 {server.port} 1\n")
+    sentinel = RedisServer(free_port(), tmp_path / "sentinel")
+    sentinel.start_sentinel(config)
+    try:
+        url = f"redis+sentinel://127.0.0.1:{free_port()},127.0.0.1:{sentinel.port}/main"
+        one = claims(url)
+        assert frozenset() == await one.claim([stored("a")], "journal-1")
+        assert b"journal-1" in server.call("GET", "relay:default:a")
+        await one.close()
+    finally:
+        sentinel.kill()
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"{scheme}:pass-word@{rest}"
+        for scheme, rest in (
+            ("http://", "a"),
+            ("redis:/", "a"),
+            ("redis://", ""),
+            ("redis+sentinel://", "a:1"),
+            ("redis://", "a/b/c"),
+            ("rediss+x://", "a"),
+        )
+    ],
+)
+def test_url_that_says_nothing_is_a_mistake(url: str) -> None:
+    """And is not repeated: it may hold a password."""
+    with pytest.raises(ValueError, match="must be redis://") as mistake:
+        Settings(url=SecretStr(url))
+    assert "pass-word" not in str(mistake.value)
