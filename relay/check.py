@@ -5,13 +5,17 @@ import os
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 
+import aiohttp
 from aiokafka import AIOKafkaProducer, TopicPartition
 
 from relay import journalfile, kafka
 from relay.errors import JournalError, JournalLockedError, KafkaRefusedError, RelayError
+from relay.feishu import Feishu
+from relay.metrics import Metrics
 from relay.normalize import Router
-from relay.settings import Delivery, Settings
+from relay.settings import App, Delivery, Settings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +38,11 @@ async def findings(settings: Settings) -> AsyncIterator[Finding]:
         yield await _finding("topics", lambda: _topics(settings))
         if settings.kafka.delivery is Delivery.EXACTLY_ONCE:
             yield await _finding("transactions", lambda: _transactions(settings))
+    if settings.claims.url.get_secret_value():
+        yield await _finding("claims", lambda: _claims(settings))
+    for name, app in sorted(settings.apps.items()):
+        if app.app_id and app.app_secret.get_secret_value():
+            yield await _finding(f"app {name}", partial(_app, settings, app))
 
 
 async def _finding(subject: str, look: Callable[[], Awaitable[str]]) -> Finding:
@@ -94,3 +103,35 @@ async def _transactions(settings: Settings) -> str:
             await producer.stop()
     tried = "start and carry an offset" if there else "start"
     return f"can {tried} (the right to write to the topics is not tried: it would leave records)"
+
+
+async def _claims(settings: Settings) -> str:
+    """Connect to the claims store, and ask for its version."""
+    from relay.claims import Claims  # noqa: PLC0415 - few need it, and it is large
+
+    version = await Claims(settings.claims, settings.journal.dedupe_window, Metrics()).version()
+    return f"the store answers, version {version}"
+
+
+async def _app(settings: Settings, app: App) -> str:
+    """Try the app's credentials; with a long connection, look who else has one."""
+    async with aiohttp.ClientSession() as session:
+        feishu = Feishu(session, settings.feishu_url)
+        token = await feishu.tenant_token(app.app_id, app.app_secret.get_secret_value())
+        if not app.long_connection:
+            return f"{app.app_id}: the credentials work"
+        await feishu.endpoint(app.app_id, app.app_secret.get_secret_value())
+        count = await feishu.online_clients(token)
+    return f"{app.app_id}: the credentials work; {_clients(count)}"
+
+
+def _clients(count: int) -> str:
+    """Say what the number of open connections means."""
+    if not count:
+        return "no client is online: no relay runs with this app's long connection"
+    if count == 1:
+        return "1 client is online"
+    return (
+        f"{count} clients are online: each takes a share of the events, "
+        "so there must be as many replicas of relay, and nothing else"
+    )

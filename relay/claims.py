@@ -8,9 +8,9 @@ else, and never holds an answer to Feishu.
 import asyncio
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 from urllib.parse import SplitResult, unquote, urlsplit
 
 import structlog
@@ -27,6 +27,8 @@ from relay.logs import Changes
 from relay.metrics import Metrics
 from relay.settings import Claims as Settings
 from relay.settings import OnOutage
+
+T = TypeVar("T")
 
 log = structlog.get_logger()
 
@@ -116,13 +118,23 @@ class Claims:
             lost += (positions[first + place] for place in await self._call(part, owner))
         return frozenset(lost)
 
+    async def version(self) -> str:
+        """Connect, and give the store's version. Raises as `claim` does."""
+        try:
+            return await self._within(lambda store: store.version())
+        finally:
+            await self._discard()
+
     async def _call(self, keys: Sequence[str], owner: str) -> list[int]:
+        return await self._within(lambda store: store.claim(keys, owner, self._seconds))
+
+    async def _within(self, work: Callable[["_Store"], Awaitable[T]]) -> T:
         """Ask the store within the time limit; after any failure it is connected anew."""
         try:
             async with asyncio.timeout(self._settings.timeout):
                 if self._store is None:
                     self._store = await connect(self._settings)
-                return await self._store.claim(keys, owner, self._seconds)
+                return await work(self._store)
         except BaseException as error:
             await self._discard()
             if isinstance(error, (RedisError, OSError, TimeoutError)):

@@ -11,7 +11,7 @@ import typer
 import uvloop
 from rich.console import Console
 
-from relay import __version__, cli_events, logs, settings
+from relay import __version__, cli_events, cli_feishu, logs, settings
 from relay.cli_events import ConfigOption
 from relay.errors import RelayError, SettingsError
 
@@ -153,8 +153,30 @@ def simulate(
     hostile: Annotated[float, typer.Option(help="Share of requests to be refused.")] = 0.0,
     tickets: Annotated[int, typer.Option(help="Tickets open at a time.")] = 20,
     seed: Annotated[int | None, typer.Option(help="Repeat an earlier run.")] = None,
+    time_scale: Annotated[
+        float, typer.Option(help="Retry as Feishu does, its waits times this; 0: no retries.")
+    ] = 0,
+    listen: Annotated[
+        str, typer.Option(help="HOST:PORT of Feishu's API and long connection; empty: neither.")
+    ] = "",
+    long_connection: Annotated[
+        bool, typer.Option("--long-connection", help="Send over the long connection, not to --url.")
+    ] = False,
+    drop: Annotated[
+        float, typer.Option(help="Seconds between two forced disconnects; 0: none.")
+    ] = 0,
+    max_part: Annotated[int, typer.Option(help="Bytes of a part of an event; 0: whole.")] = 0,
+    ping_interval: Annotated[int, typer.Option(help="Seconds; what clients are told.")] = 120,
+    app_id: Annotated[str, typer.Option(envvar="RELAY_APPS__DEFAULT__APP_ID")] = (
+        "cli_9f5343c580712544"
+    ),
+    app_secret: Annotated[str, typer.Option(envvar="RELAY_APPS__DEFAULT__APP_SECRET")] = (
+        "dev-app-secret"  # noqa: S107 - guards nothing
+    ),
 ) -> None:
-    """Play Feishu: send signed, encrypted helpdesk events; exit 1 on an unexpected answer."""
+    """Play Feishu: send events by webhook or long connection; exit 1 on a wrong answer."""
+    from relay.gateway import GatewayOptions
+    from relay.simulation import Server, serve_and_simulate
     from relay.simulation import simulate as run
     from relay.simulator import SimulatorOptions
 
@@ -168,8 +190,31 @@ def simulate(
         hostile=hostile,
         tickets=tickets,
         seed=seed,
+        app_id=app_id,
+        time_scale=time_scale,
     )
-    if _run(run(options, console())).unexpected:
+    if not listen and not long_connection:
+        summary = _run(run(options, console()))
+    else:
+        host, _, port = (listen or "127.0.0.1:7070").rpartition(":")
+        if not port.isdecimal():
+            raise typer.BadParameter("--listen is HOST:PORT")
+        gateway = GatewayOptions(
+            app_id=app_id,
+            app_secret=app_secret,
+            ping_interval=ping_interval,
+            max_part=max_part,
+            seed=seed,
+        )
+        server = Server(
+            host=host or "127.0.0.1",
+            port=int(port),
+            gateway=gateway,
+            long_connection=long_connection,
+            drop=drop,
+        )
+        summary = _run(serve_and_simulate(options, server, console()))
+    if summary.unexpected:
         raise typer.Exit(FAILED)
 
 
@@ -199,3 +244,7 @@ def tail(
 def version() -> None:
     """Print the version."""
     typer.echo(__version__)
+
+
+for command in (cli_feishu.subscribe, cli_feishu.unsubscribe, cli_feishu.subscriptions):
+    app.command()(command)

@@ -3,6 +3,8 @@
 Error codes: Feishu's pages of each call, and for the long connection what its SDKs act on.
 """
 
+from base64 import b64encode
+from collections.abc import Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
@@ -26,6 +28,20 @@ _ENDPOINT_CODES = {
     1000040350: "too many connections of this app are open",
     1000040351: "the app belongs to the other domain: Feishu's or Lark's (RELAY_FEISHU_URL)",
 }
+#: The same for the API's calls, with what to do.
+API_CODES = {
+    10003: "app_id or app_secret is wrong: look into the app's Credentials page",
+    10014: "app_secret is wrong: look into the app's Credentials page",
+    99991400: "too many calls; Feishu wants fewer per second",
+    99991661: "the tenant access token is missing",
+    99991663: "the tenant access token is not valid: is RELAY_FEISHU_URL the app's own domain?",
+    99991672: "the app lacks a scope: add it, and publish a version of the app",
+    154000: "Feishu's service desk has an internal error; try again",
+    154003: "helpdesk_id or helpdesk_token is wrong: look into the service desk's API settings",
+    155000: "Feishu's service desk does not take the request: is the event added to the app, and"
+    " the version with it published?",
+}
+_BUSY_CODES = {99991400, 154000}
 #: Codes that pass by themselves.
 _PASSING = {1, 1000040343, 1000040350}
 
@@ -45,6 +61,21 @@ class Endpoint:
 
     url: str
     config: ClientConfig
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HelpDesk:
+    """What the helpdesk calls need: the app's token, and the service desk's own id and token."""
+
+    tenant_token: str
+    helpdesk_id: str
+    helpdesk_token: str
+
+    def headers(self) -> dict[str, str]:
+        """Give both authorizations."""
+        both = f"{self.helpdesk_id}:{self.helpdesk_token}".encode()
+        own = {"X-Lark-Helpdesk-Authorization": b64encode(both).decode()}
+        return _bearer(self.tenant_token) | own
 
 
 class Feishu:
@@ -73,6 +104,48 @@ class Feishu:
             raise FeishuUnavailableError("Feishu named no address to connect to")
         return Endpoint(url=url, config=client_config(data.get("ClientConfig"), ClientConfig()))
 
+    async def tenant_token(self, app_id: str, app_secret: str) -> str:
+        """Get a tenant access token, good for two hours at most.
+
+        Raises FeishuUnavailableError or FeishuRefusedError.
+        """
+        answer = await self._call(
+            "POST",
+            "/open-apis/auth/v3/tenant_access_token/internal",
+            json={"app_id": app_id, "app_secret": app_secret},
+        )
+        token = _checked(answer).get("tenant_access_token")
+        if not isinstance(token, str) or not token:
+            raise FeishuUnavailableError("Feishu gave no tenant access token")
+        return token
+
+    async def subscribe(
+        self, desk: "HelpDesk", event_types: Sequence[str], *, subscribe: bool = True
+    ) -> None:
+        """Subscribe a service desk to events, or end that.
+
+        Raises FeishuUnavailableError or FeishuRefusedError.
+        """
+        verb = "subscribe" if subscribe else "unsubscribe"
+        events = [_subscription(event_type) for event_type in event_types]
+        _checked(
+            await self._call(
+                "POST",
+                f"/open-apis/helpdesk/v1/events/{verb}",
+                json={"events": events},
+                headers=desk.headers(),
+            )
+        )
+
+    async def online_clients(self, token: str) -> int:
+        """Count the app's open long connections, whoever holds them."""
+        answer = await self._call("GET", "/open-apis/event/v1/connection", headers=_bearer(token))
+        data = _checked(answer).get("data")
+        count = data.get("online_instance_cnt") if isinstance(data, dict) else None
+        if not isinstance(count, int):
+            raise FeishuUnavailableError("Feishu did not say how many clients are online")
+        return count
+
     async def _call(self, method: str, path: str, **request: Any) -> dict[str, Any]:
         """Make one call; give the answer's JSON object, whatever its code says."""
         timeout = aiohttp.ClientTimeout(total=TIMEOUT)
@@ -93,6 +166,28 @@ class Feishu:
         if status >= HTTPStatus.INTERNAL_SERVER_ERROR and answer["code"] == 0:
             raise FeishuUnavailableError(f"{self._url} answered {status} to {path}")
         return answer
+
+
+def _bearer(token: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {token}"}
+
+
+def _subscription(event_type: str) -> dict[str, str]:
+    """Write `helpdesk.ticket.created_v1` as Feishu wants it: type and subtype."""
+    kind, _, version = event_type.rpartition(".")
+    return {"type": kind, "subtype": f"{kind.rpartition('.')[2]}.{version}"}
+
+
+def _checked(answer: dict[str, Any]) -> dict[str, Any]:
+    """Give the answer if its code is 0, else raise what the code means."""
+    code, said = answer.get("code"), answer.get("msg")
+    if code == 0:
+        return answer
+    known = API_CODES.get(code, "Feishu refuses") if isinstance(code, int) else "Feishu refuses"
+    sentence = f"{known} (code {code}, {said!r})"
+    if isinstance(code, int) and code in _BUSY_CODES:
+        raise FeishuUnavailableError(sentence)
+    raise FeishuRefusedError(sentence)
 
 
 async def _json(response: aiohttp.ClientResponse) -> dict[str, Any]:

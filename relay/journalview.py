@@ -70,6 +70,11 @@ class JournalView:
             raise EventNotFoundError(f"the journal has no event {event_id}")
         return _entry(row[:-1]), row[-1]
 
+    def latest(self, app: str) -> dict[str, int]:
+        """Give when an event of each type last came, Unix time in milliseconds."""
+        sql = "SELECT event_type, max(received_at) FROM events WHERE app = ? GROUP BY event_type"
+        return dict(self._connection.execute(sql, (app,)))
+
     def replay(self, event_id: str, app: str | None = None) -> None:
         """Make a settled event pending again, behind all others.
 

@@ -1,9 +1,11 @@
 """A run of the simulator for a person at a terminal: progress, then a table and a sentence."""
 
 import asyncio
+import random
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from http import HTTPStatus
 
 from rich.console import Console
@@ -17,8 +19,8 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from relay.gateway import GatewayOptions
 from relay.simulator import (
-    EXPECTED,
     NO_ANSWER,
     Answer,
     Kind,
@@ -26,9 +28,57 @@ from relay.simulator import (
     SimulatorOptions,
     Summary,
 )
+from relay.smallfeishu import SmallFeishu
 
 
-async def simulate(options: SimulatorOptions, console: Console) -> Summary:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Server:
+    """What else of Feishu is played: its API, and the long connection's gateway."""
+
+    host: str
+    port: int
+    gateway: GatewayOptions
+    #: Events go to the long connections, not to a URL.
+    long_connection: bool = False
+    #: Seconds between two forced disconnects, on average; 0: none.
+    drop: float = 0
+
+
+async def serve_and_simulate(
+    options: SimulatorOptions, server: Server, console: Console
+) -> Summary:
+    """Play all of Feishu: API, gateway, and events. Raises OSError if the port is taken."""
+    feishu = SmallFeishu(server.gateway)
+    await feishu.start(server.host, server.port)
+    dropping = asyncio.create_task(_drop(feishu, server.drop))
+    try:
+        console.print(
+            f"Feishu is played at {feishu.url}: set RELAY_FEISHU_URL to it, and as the app's\n"
+            f"app_id {server.gateway.app_id}, app_secret {server.gateway.app_secret}; "
+            f"helpdesk_id {feishu.desk.helpdesk_id}, helpdesk_token {feishu.desk.helpdesk_token}.",
+            highlight=False,
+        )
+        if not server.long_connection:
+            return await simulate(options, console)
+        if not feishu.gateway.clients:
+            console.print("Waiting for a client to connect ...")
+        await feishu.gateway.arrived.wait()
+        return await simulate(options, console, feishu=feishu)
+    finally:
+        dropping.cancel()
+        await feishu.stop()
+
+
+async def _drop(feishu: SmallFeishu, seconds: float) -> None:
+    """Close the connection of somebody every now and then."""
+    while seconds:
+        await asyncio.sleep(random.expovariate(1 / seconds))
+        await feishu.gateway.drop()
+
+
+async def simulate(
+    options: SimulatorOptions, console: Console, feishu: SmallFeishu | None = None
+) -> Summary:
     """Run the simulator for a person at a terminal: progress, then a table and a sentence.
 
     Ctrl-C ends it early, with the table. Raises RelayError if nothing listens at the URL.
@@ -42,10 +92,10 @@ async def simulate(options: SimulatorOptions, console: Console) -> Summary:
             tick()
 
         try:
-            await Simulator(options).run(report)
+            await Simulator(options, feishu).run(report)
         except asyncio.CancelledError:
             console.print("Stopped.")
-    console.print(table(summary))
+    console.print(table(summary, long_connection=feishu is not None))
     console.print(sentence(summary, time.monotonic() - begun))
     return summary
 
@@ -75,7 +125,7 @@ def _progress(
         yield tick
 
 
-def table(summary: Summary) -> Table:
+def table(summary: Summary, *, long_connection: bool = False) -> Table:
     """Compare what was sent with what was answered."""
     result = Table("sent", "answered", "requests", "", box=None, padding=(0, 2, 0, 0))
     result.columns[2].justify = "right"
@@ -84,8 +134,8 @@ def table(summary: Summary) -> Table:
         summary.counts.items(), key=lambda item: (order.index(item[0][0]), item[0][1])
     ):
         verdict = "[green]as it must be[/]"
-        if status != EXPECTED[kind]:
-            verdict = f"[red]must be {EXPECTED[kind].value} {EXPECTED[kind].phrase}[/]"
+        if status != (expected := kind.expected(long_connection=long_connection)):
+            verdict = f"[red]must be {phrase(expected)}[/]"
         result.add_row(kind.value, phrase(status), f"{count:,}", verdict)
     return result
 
@@ -111,6 +161,8 @@ def sentence(summary: Summary, seconds: float) -> str:
         verdict = f"[red]{_counted(summary.unexpected, 'answer')} not as it must be[/]"
     middle, tail = summary.quantile(0.5) * 1000, summary.quantile(0.99) * 1000
     rate = summary.sent / max(seconds, 0.001)
+    if summary.retried:
+        verdict = f"{summary.retried:,} sent again; {verdict}"
     return (
         f"{_counted(summary.sent, 'request')} in {seconds:.1f} s ({rate:,.0f}/s); "
         f"{verdict}; answered in {middle:.1f} ms (p50), {tail:.1f} ms (p99), "

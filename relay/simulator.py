@@ -25,6 +25,7 @@ from cryptography.hazmat.primitives.padding import PKCS7
 
 from relay.errors import RelayError
 from relay.samples import Helpdesk, Sample
+from relay.smallfeishu import LADDER, SmallFeishu
 
 #: Feishu gives up on a callback after this many seconds.
 ANSWER_LIMIT = 3.0
@@ -57,6 +58,12 @@ class Kind(StrEnum):
     def hostile(self) -> bool:
         """Whether the request must be refused."""
         return self not in (Kind.EVENT, Kind.REPEAT)
+
+    def expected(self, *, long_connection: bool) -> int:
+        """Give the status, or the acknowledgement's code, that it must get."""
+        if long_connection and self.hostile:
+            return HTTPStatus.INTERNAL_SERVER_ERROR
+        return EXPECTED[self]
 
 
 _HOSTILE_TO_ALL = (Kind.NOT_JSON, Kind.EMPTY, Kind.TOO_LARGE)
@@ -106,6 +113,8 @@ class SimulatorOptions:
     seed: int | None = None
     #: The target's limit on a body; oversized ones are just above it.
     max_body_bytes: int = 2**20
+    #: Send an event again as Feishu does until it is taken, with its waits times this; 0: never.
+    time_scale: float = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,11 +133,13 @@ class Answer:
     latency: float
     #: Why there was no answer.
     problem: str = ""
+    #: Whether the event is sent again if this attempt has failed.
+    again: bool = False
 
     @property
     def unexpected(self) -> bool:
-        """Whether the target broke its rules."""
-        return self.status != self.expected
+        """Whether the target broke its rules; what is sent again has not failed yet."""
+        return self.status != self.expected and not self.again
 
 
 @dataclass(slots=True)
@@ -137,6 +148,8 @@ class Summary:
 
     counts: Counter[tuple[Kind, int]] = field(default_factory=Counter)
     unexpected: int = 0
+    #: Attempts that failed, and were followed by another one.
+    retried: int = 0
     slowest: float = 0
     latencies: deque[float] = field(default_factory=lambda: deque(maxlen=_LATENCIES_KEPT))
 
@@ -144,6 +157,7 @@ class Summary:
         """Count one answer."""
         self.counts[answer.kind, answer.status] += 1
         self.unexpected += answer.unexpected
+        self.retried += answer.again and answer.status != answer.expected
         if answer.status != NO_ANSWER:
             self.latencies.append(answer.latency)
             self.slowest = max(self.slowest, answer.latency)
@@ -172,8 +186,10 @@ class Delivery:
 class Simulator:
     """Sends invented deliveries and judges the answers."""
 
-    def __init__(self, options: SimulatorOptions) -> None:
+    def __init__(self, options: SimulatorOptions, feishu: SmallFeishu | None = None) -> None:
+        """With a small Feishu, events go to its long connections, and `options.url` is not used."""
         self._options = options
+        self._feishu = feishu
         self._rng = random.Random(options.seed)
         self._helpdesk = self._invent(options.tickets)
         #: Hostile requests tell of other tickets, so that the real ones keep their whole lives.
@@ -216,11 +232,18 @@ class Simulator:
             return self._delivery(Kind.REPEAT, heapq.heappop(self._repeats)[2])
         if self._rng.random() < self._options.hostile:
             return self._delivery(self._rng.choice(self._hostile_kinds()), self._strangers.next())
-        sample = self._helpdesk.next()
+        sample = self._next_wanted()
         if self._rng.random() < self._options.repeat:
             later = 1 if self._rng.getrandbits(1) else self._rng.randint(2, 12)
             heapq.heappush(self._repeats, (self._made + later, self._made, sample))
         return self._delivery(Kind.EVENT, sample)
+
+    def _next_wanted(self) -> Sample:
+        """Go on with the helpdesk's story until something happens that is subscribed."""
+        while True:
+            sample = self._helpdesk.next()
+            if self._feishu is None or self._feishu.wanted(sample.payload):
+                return sample
 
     def _invent(self, tickets: int) -> Helpdesk:
         return Helpdesk(
@@ -247,6 +270,8 @@ class Simulator:
 
     def _hostile_kinds(self) -> tuple[Kind, ...]:
         """Which forgeries make sense against what the target checks."""
+        if self._feishu:
+            return (Kind.NOT_JSON,)
         token = (Kind.WRONG_TOKEN,) if self._options.verification_token else ()
         if self._options.encrypt_key:
             return _HOSTILE_TO_ALL + _HOSTILE_TO_KEY + token
@@ -254,8 +279,8 @@ class Simulator:
 
     def _delivery(self, kind: Kind, sample: Sample) -> Delivery:
         """Write one delivery: body, then the headers that sign exactly this body."""
-        key = self._options.encrypt_key
-        body = self._body(kind, sample)
+        key = "" if self._feishu else self._options.encrypt_key
+        body = self._plain(kind, sample) if self._feishu else self._body(kind, sample)
         headers = {"Content-Type": "application/json;charset=utf-8"}
         if key and kind is not Kind.NO_SIGNATURE:
             if kind is Kind.BAD_SIGNATURE:
@@ -283,6 +308,14 @@ class Simulator:
                 plain = orjson.dumps(sample.payload | {"header": header})
         return _envelope(self._encrypt(plain, key)) if key else plain
 
+    @staticmethod
+    def _plain(kind: Kind, sample: Sample) -> bytes:
+        """Write what a long connection carries: no cipher, and an empty token."""
+        if kind.hostile:
+            return b"event=" + sample.event_id.encode()
+        header = sample.payload["header"] | {"token": ""}
+        return orjson.dumps(sample.payload | {"header": header})
+
     def _encrypt(self, plain: bytes, key: str) -> bytes:
         """Encrypt as Feishu does: IV in front, AES-256-CBC under SHA-256(key), PKCS#7."""
         iv = self._rng.randbytes(16)
@@ -305,38 +338,60 @@ class Simulator:
     async def _deliver(
         self, session: aiohttp.ClientSession, request: Delivery, report: Callable[[Answer], None]
     ) -> None:
-        begun, status, problem = time.perf_counter(), NO_ANSWER, ""
+        """Send a request; an event that was not taken goes up the ladder of retries."""
+        waits = [wait * self._options.time_scale for wait in LADDER]
+        if request.kind.hostile or not self._options.time_scale:
+            waits = []
+        for wait in (*waits, None):
+            answer = await self._attempt(session, request, again=wait is not None)
+            report(answer)
+            if answer.status == answer.expected or wait is None:
+                return
+            await asyncio.sleep(wait)
+
+    async def _attempt(
+        self, session: aiohttp.ClientSession, request: Delivery, *, again: bool
+    ) -> Answer:
+        begun, problem = time.perf_counter(), ""
+        if self._feishu:
+            status = await self._feishu.gateway.deliver(request.body, request.sample.event_id)
+            if status == NO_ANSWER:
+                problem = "not acknowledged"
+        else:
+            status, problem = await self._post(session, request)
+        self._answered = self._answered or status != NO_ANSWER
+        return Answer(
+            kind=request.kind,
+            event_id=request.sample.event_id,
+            event_type=request.sample.event_type,
+            ticket_id=request.sample.ticket_id,
+            status=status,
+            expected=request.kind.expected(long_connection=bool(self._feishu)),
+            latency=time.perf_counter() - begun,
+            problem=problem,
+            again=again,
+        )
+
+    async def _post(self, session: aiohttp.ClientSession, request: Delivery) -> tuple[int, str]:
+        """Call the webhook; give the status, and why there is none."""
         try:
             async with session.post(
                 self._options.url, data=BytesIO(request.body), headers=request.headers
             ) as response:
                 await response.read()
-                status = response.status
+                return response.status, ""
         except aiohttp.ClientConnectorError as error:
-            if not self._answered:
+            if not self._answered and not self._options.time_scale:
                 raise RelayError(
                     f"nothing listens at {self._options.url}: {error.strerror}"
                 ) from None
-            problem = "connection refused"
+            return NO_ANSWER, "connection refused"
         except aiohttp.InvalidURL:
             raise RelayError(f"{self._options.url!r} is not a URL") from None
         except TimeoutError:
-            problem = f"no answer within {ANSWER_LIMIT:.0f} s"
+            return NO_ANSWER, f"no answer within {ANSWER_LIMIT:.0f} s"
         except aiohttp.ClientError as error:
-            problem = f"connection lost: {type(error).__name__}"
-        self._answered = self._answered or status != NO_ANSWER
-        report(
-            Answer(
-                kind=request.kind,
-                event_id=request.sample.event_id,
-                event_type=request.sample.event_type,
-                ticket_id=request.sample.ticket_id,
-                status=status,
-                expected=EXPECTED[request.kind],
-                latency=time.perf_counter() - begun,
-                problem=problem,
-            )
-        )
+            return NO_ANSWER, f"connection lost: {type(error).__name__}"
 
 
 def _envelope(cipher: bytes) -> bytes:
