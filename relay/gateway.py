@@ -49,6 +49,7 @@ class _Client:
     """One open connection."""
 
     socket: web.WebSocketResponse
+    transport: asyncio.Transport | None
     #: SeqID → who waits for the acknowledgement.
     waiting: dict[int, asyncio.Future[int]] = field(default_factory=dict)
 
@@ -99,10 +100,15 @@ class Gateway:
         finally:
             client.waiting.pop(sequence, None)
 
-    async def drop(self) -> None:
-        """Close the connection of a random client, as Feishu does now and then."""
-        if self._clients:
-            await self._random.choice(self._clients).socket.close()
+    async def drop(self, *, clean: bool = True) -> None:
+        """End the connection of a random client: with a closing handshake, or without a word."""
+        if not self._clients:
+            return
+        client = self._random.choice(self._clients)
+        if clean:
+            await client.socket.close()
+        elif client.transport is not None:
+            client.transport.abort()
 
     async def close(self) -> None:
         """Close all connections."""
@@ -149,7 +155,7 @@ class Gateway:
         self._tickets.discard(ticket)
         socket = web.WebSocketResponse(timeout=1)
         await socket.prepare(request)
-        client = _Client(socket)
+        client = _Client(socket, request.transport)
         self._clients.append(client)
         self.arrived.set()
         try:

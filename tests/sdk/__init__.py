@@ -1,0 +1,1 @@
+"""The simulator against Feishu's four official SDKs: what relay is tested against is Feishu."""
