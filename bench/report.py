@@ -376,7 +376,7 @@ _LONG_CONNECTION = (
     ("acknowledgement at 200/s, p50", "p50_ms", 1, "ms"),
     ("acknowledgement at 200/s, p99", "p99_ms", 1, "ms"),
     ("acknowledgement at 200/s, max", "max_ms", 1, "ms"),
-    ("resident memory", "rss_mb", 1, "MB"),
+    ("resident memory, after 1,400 events", "rss_mb", 1, "MB"),
     ("acknowledged in a run with a kill", "kill_acknowledged", 0, ""),
     ("of them lost", "kill_lost", 0, ""),
     ("on the topic more than once", "kill_twice", 0, ""),

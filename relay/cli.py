@@ -246,5 +246,10 @@ def version() -> None:
     typer.echo(__version__)
 
 
-for command in (cli_feishu.subscribe, cli_feishu.unsubscribe, cli_feishu.subscriptions):
+for command in (
+    cli_feishu.subscribe,
+    cli_feishu.unsubscribe,
+    cli_feishu.subscriptions,
+    cli_feishu.backfill,
+):
     app.command()(command)

@@ -1,16 +1,23 @@
-"""`relay subscribe`, `unsubscribe` and `subscriptions`: which events Feishu sends at all."""
+"""`relay subscribe`, `unsubscribe`, `subscriptions`, `backfill`: the commands that call Feishu."""
 
+import time
+from collections import Counter
+from contextlib import suppress
+from datetime import UTC, datetime
 from typing import Annotated
 
 import aiohttp
 import typer
 import uvloop
 from rich.console import Console
+from rich.progress import Progress
 from rich.table import Table
 
-from relay import journalview, settings
+from relay import exactjson, journalview, settings
+from relay.backfill import CREATED, MESSAGE, UPDATED, Backfill, Found, Mark, Range, mark_of
 from relay.cli_events import ConfigOption
 from relay.errors import FeishuRefusedError, JournalError
+from relay.events import Callback, Transport
 from relay.feishu import Feishu, HelpDesk
 from relay.normalize import EVENT_TYPES
 from relay.rules import rfc3339
@@ -55,33 +62,136 @@ def subscriptions(app_name: AppOption = "default", config: ConfigOption = None) 
     typer.echo("Feishu has no call that lists subscriptions; subscribing twice does no harm.")
 
 
+def backfill(
+    since: Annotated[str, typer.Option(help="UTC, as 2026-11-20 or 2026-11-20T08:30.")],
+    until: Annotated[str, typer.Option(help="The same; default: now.")] = "",
+    app_name: AppOption = "default",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what would be added, and add nothing.")
+    ] = False,
+    config: ConfigOption = None,
+) -> None:
+    """Add what an outage has missed, read from Feishu's API; a running relay publishes it."""
+    loaded = settings.load(config)
+    app = _app(loaded, app_name)
+    wanted = Range(since=_instant(since), until=_instant(until) if until else _now())
+    if wanted.since > wanted.until:
+        raise typer.BadParameter("--since is later than --until")
+    with journalview.opened(loaded.journal.path) as view:
+        run = _Run(view, app_name, Console(), dry_run=dry_run)
+        uvloop.run(run.all(loaded.feishu_url, app, wanted))
+
+
+class _Run:
+    """One run of `relay backfill`: what was found, and what of it is new."""
+
+    def __init__(
+        self, view: journalview.JournalView, app: str, console: Console, *, dry_run: bool
+    ) -> None:
+        self._view = view
+        self._app = app
+        self._console = console
+        self._dry_run = dry_run
+        self._found: Counter[str] = Counter()
+        self._new: Counter[str] = Counter()
+
+    async def all(self, url: str, app: settings.App, wanted: Range) -> None:
+        """Read the service desk; raises FeishuError."""
+        seen = self._seen()
+        async with aiohttp.ClientSession() as session:
+            feishu = Feishu(session, url)
+            source = Backfill(feishu, await _desk(feishu, app), app.app_id)
+            tickets = await source.tickets(wanted)
+            with Progress(console=self._console, transient=True) as progress:
+                for ticket in progress.track(tickets, description="tickets"):
+                    async for found in source.events(ticket, wanted):
+                        self._take(found, seen)
+        self._tell(len(tickets))
+
+    def _seen(self) -> set[Mark]:
+        """Read from the journal what has already come."""
+        seen = set()
+        for event_type, body in self._view.bodies(self._app, (CREATED, UPDATED, MESSAGE)):
+            with suppress(ValueError):
+                event = exactjson.loads(body).get("event")
+                if isinstance(event, dict) and (mark := mark_of(event_type, event)):
+                    seen.add(mark)
+        return seen
+
+    def _take(self, found: Found, seen: set[Mark]) -> None:
+        self._found[found.event_type] += 1
+        if found.mark in seen:
+            return
+        if not self._dry_run and not self._view.add(
+            Callback(
+                app=self._app,
+                transport=Transport.BACKFILL,
+                received_at=_now(),
+                event_id=found.event_id,
+                event_type=found.event_type,
+                body=exactjson.dumps(found.body),
+            )
+        ):
+            return
+        self._new[found.event_type] += 1
+
+    def _tell(self, tickets: int) -> None:
+        verb = "would be added" if self._dry_run else "added"
+        table = Table("event type", "found", verb, box=None, pad_edge=False, header_style="bold")
+        for event_type in (CREATED, MESSAGE, UPDATED):
+            table.add_row(event_type, str(self._found[event_type]), str(self._new[event_type]))
+        self._console.print(table)
+        self._console.print(f"{tickets:,} tickets read. A running relay publishes what was added.")
+
+
+def _instant(text: str) -> int:
+    """Read a time as Unix milliseconds; without a zone it is UTC."""
+    try:
+        at = datetime.fromisoformat(text)
+    except ValueError as error:
+        message = f"{text!r} is no time; write 2026-11-20 or 2026-11-20T08:30"
+        raise typer.BadParameter(message) from error
+    return int((at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp() * 1000)
+
+
+def _now() -> int:
+    return int(time.time() * 1000)
+
+
 def _change(
     name: str, event_types: list[str] | None, config: ConfigOption, *, subscribe: bool
 ) -> list[str]:
     """Call Feishu; raises FeishuError or SettingsError."""
     loaded = settings.load(config)
     types = event_types or list(EVENT_TYPES)
-    app = loaded.apps.get(name)
-    if app is None:
-        raise FeishuRefusedError(f"no app {name!r} is configured; there are: {_names(loaded)}")
-    missing = [
-        f"apps.{name}.{field}"
-        for field, value in (
-            ("app_id", app.app_id),
-            ("app_secret", app.app_secret.get_secret_value()),
-            ("helpdesk_id", app.helpdesk_id),
-            ("helpdesk_token", app.helpdesk_token.get_secret_value()),
-        )
-        if not value
-    ]
-    if missing:
-        raise FeishuRefusedError(f"this needs {', '.join(missing)}")
-    uvloop.run(_subscribe(loaded.feishu_url, app, types, subscribe=subscribe))
+    uvloop.run(_subscribe(loaded.feishu_url, _app(loaded, name), types, subscribe=subscribe))
     return types
 
 
-def _names(loaded: settings.Settings) -> str:
-    return ", ".join(sorted(loaded.apps))
+def _app(loaded: settings.Settings, name: str) -> settings.App:
+    """Find an app that has all that the helpdesk calls need."""
+    app = loaded.apps.get(name)
+    if app is None:
+        names = ", ".join(sorted(loaded.apps))
+        raise FeishuRefusedError(f"no app {name!r} is configured; there are: {names}")
+    given = {
+        "app_id": app.app_id,
+        "app_secret": app.app_secret.get_secret_value(),
+        "helpdesk_id": app.helpdesk_id,
+        "helpdesk_token": app.helpdesk_token.get_secret_value(),
+    }
+    missing = [f"apps.{name}.{field}" for field, value in given.items() if not value]
+    if missing:
+        raise FeishuRefusedError(f"this needs {', '.join(missing)}")
+    return app
+
+
+async def _desk(feishu: Feishu, app: settings.App) -> HelpDesk:
+    return HelpDesk(
+        tenant_token=await feishu.tenant_token(app.app_id, app.app_secret.get_secret_value()),
+        helpdesk_id=app.helpdesk_id,
+        helpdesk_token=app.helpdesk_token.get_secret_value(),
+    )
 
 
 async def _subscribe(
@@ -89,10 +199,4 @@ async def _subscribe(
 ) -> None:
     async with aiohttp.ClientSession() as session:
         feishu = Feishu(session, url)
-        token = await feishu.tenant_token(app.app_id, app.app_secret.get_secret_value())
-        desk = HelpDesk(
-            tenant_token=token,
-            helpdesk_id=app.helpdesk_id,
-            helpdesk_token=app.helpdesk_token.get_secret_value(),
-        )
-        await feishu.subscribe(desk, event_types, subscribe=subscribe)
+        await feishu.subscribe(await _desk(feishu, app), event_types, subscribe=subscribe)

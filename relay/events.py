@@ -14,6 +14,8 @@ class Transport(StrEnum):
 
     WEBHOOK = "webhook"
     LONG_CONNECTION = "long_connection"
+    #: `relay backfill` has read it from Feishu's API.
+    BACKFILL = "backfill"
 
 
 class Outcome(StrEnum):

@@ -4,7 +4,7 @@ Error codes: Feishu's pages of each call, and for the long connection what its S
 """
 
 from base64 import b64encode
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
@@ -120,7 +120,7 @@ class Feishu:
         return token
 
     async def subscribe(
-        self, desk: "HelpDesk", event_types: Sequence[str], *, subscribe: bool = True
+        self, desk: HelpDesk, event_types: Sequence[str], *, subscribe: bool = True
     ) -> None:
         """Subscribe a service desk to events, or end that.
 
@@ -136,6 +136,17 @@ class Feishu:
                 headers=desk.headers(),
             )
         )
+
+    async def helpdesk(self, desk: HelpDesk, path: str, query: Mapping[str, int]) -> dict[str, Any]:
+        """Read from the service desk's API; give the answer's `data`.
+
+        Raises FeishuUnavailableError or FeishuRefusedError.
+        """
+        answer = await self._call(
+            "GET", f"/open-apis/helpdesk/v1{path}", params=query, headers=desk.headers()
+        )
+        data = _checked(answer).get("data")
+        return data if isinstance(data, dict) else {}
 
     async def online_clients(self, token: str) -> int:
         """Count the app's open long connections, whoever holds them."""

@@ -204,9 +204,10 @@ class Journal:
             self.arrived.set()
 
     def _count_replays(self, events: Sequence[StoredEvent]) -> None:
-        """Count, once, the rows that `relay events replay` has put in since the start."""
+        """Count, once, the rows that replay and backfill have put in since the start."""
         for event in events:
-            if event.replayed and event.seq > self._counted_seq:
+            foreign = event.replayed or event.transport is Transport.BACKFILL
+            if foreign and event.seq > self._counted_seq:
                 self._counted_seq = event.seq
                 self._metrics.received(event.app, event.transport)
 

@@ -4,7 +4,7 @@ It opens its own connection; what it changes is one short transaction, which the
 """
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -12,13 +12,17 @@ from typing import Any
 
 from relay import journalfile
 from relay.errors import EventNotFoundError, EventNotReplayableError
-from relay.events import DeadLetterReason, StoredEvent, Transport
+from relay.events import Callback, DeadLetterReason, StoredEvent, Transport
 
 #: How `relay events list` names an event that has no outcome yet.
 PENDING = "pending"
 #: Reasons of dead letters of which the journal has the only usable copy.
 UNDECIDED = (DeadLetterReason.TOO_LARGE, DeadLetterReason.INTERNAL_ERROR)
 
+_ADD = (
+    "INSERT INTO events (app, event_id, event_type, transport, received_at, body)"
+    " VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"
+)
 _COLUMNS = (
     "seq, app, event_id, event_type, transport, received_at, coalesce(outcome, 'pending'),"
     " reason, settled_at, length(body), replayed"
@@ -74,6 +78,27 @@ class JournalView:
         """Give when an event of each type last came, Unix time in milliseconds."""
         sql = "SELECT event_type, max(received_at) FROM events WHERE app = ? GROUP BY event_type"
         return dict(self._connection.execute(sql, (app,)))
+
+    def bodies(self, app: str, event_types: Sequence[str]) -> Iterator[tuple[str, bytes]]:
+        """Give type and body of the events of some types, one by one."""
+        marks = ", ".join("?" * len(event_types))
+        sql = f"SELECT event_type, body FROM events WHERE app = ? AND event_type IN ({marks})"  # noqa: S608 - marks
+        yield from self._connection.execute(sql, (app, *event_types))
+
+    def add(self, callback: Callback) -> bool:
+        """Put an event behind all others, unless there is one of its id; give whether it is new."""
+        values = (
+            callback.app,
+            callback.event_id,
+            callback.event_type,
+            callback.transport,
+            callback.received_at,
+            callback.body,
+        )
+        cursor = journalfile.transaction(
+            self._connection, lambda: self._connection.execute(_ADD, values)
+        )
+        return cursor.rowcount > 0
 
     def replay(self, event_id: str, app: str | None = None) -> None:
         """Make a settled event pending again, behind all others.

@@ -53,7 +53,7 @@ HANDSHAKE_TIMEOUT, CLOSE_TIMEOUT = 10.0, 2.0
 FINISH_TIMEOUT = 5.0
 #: Seconds before the first try after a loss (at most), and before later ones; a connection that has
 #: lasted for STABLE starts over.
-FIRST_WAIT, LONGEST_WAIT, STABLE = 1.0, 60.0, 60.0
+FIRST_WAIT, LONGEST_WAIT, STABLE = 1.0, 60.0, 10.0
 #: Seconds before asking again while Feishu refuses the app.
 REFUSED_WAIT = 120.0
 #: How deep the doubling goes.

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from relay import envelope, exactjson
-from relay.events import DeadLetterReason, Outcome, Record, StoredEvent
+from relay.events import DeadLetterReason, Outcome, Record, StoredEvent, Transport
 from relay.rules import (
     Findings,
     Table,
@@ -179,6 +179,8 @@ def _event_record(
         headers.append(("ce_time", created_at.encode()))
     if stored.replayed:
         headers.append(("relay_replayed", b"1"))
+    if stored.transport is Transport.BACKFILL:
+        headers.append(("relay_backfill", b"1"))
     return Record(
         outcome=Outcome.PUBLISHED,
         topic=router.topic(event_type),

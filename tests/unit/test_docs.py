@@ -185,7 +185,7 @@ def test_every_metric_is_explained() -> None:
     assert documented == metrics
     record = dead_letter(_any_event(), Router("", {}), DeadLetterReason.TOO_LARGE, keep_value=False)
     known = metrics | {name for name, _ in record.headers} | {"relay_replayed", "relay_journal"}
-    known |= {"relay_dedupe"}
+    known |= {"relay_dedupe", "relay_backfill"}
     known |= {f"{name}_bucket" for name in metrics}
     for paper in (README, OPERATIONS, ARCHITECTURE, CONTRACT, CONFIGURATION):
         assert set(re.findall(r"\brelay_[a-z_]+", paper)) <= known
@@ -265,7 +265,11 @@ def test_every_header_is_explained() -> None:
     pairs = (ROOT / "tests" / "unit" / "contract").glob("*.output.json")
     names = {name for pair in pairs for name in json.loads(pair.read_text())["headers"]}
     record = dead_letter(_any_event(), Router("", {}), DeadLetterReason.TOO_LARGE, keep_value=False)
-    names |= {name for name, _ in record.headers} | {"relay_replayed", "relay_dedupe"}
+    names |= {name for name, _ in record.headers} | {
+        "relay_replayed",
+        "relay_dedupe",
+        "relay_backfill",
+    }
     assert names <= {cells[0].strip("`") for cells in rows(CONTRACT)}
 
 

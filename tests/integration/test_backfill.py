@@ -1,0 +1,185 @@
+"""`relay backfill` against the small Feishu: what was missed comes once, like any event."""
+
+import asyncio
+import json
+import random
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import aiohttp
+import pytest
+from typer.testing import CliRunner
+
+from relay import backfill as backfill_module
+from relay.backfill import Backfill, Range
+from relay.cli import app as command
+from relay.events import Callback, Transport
+from relay.feishu import Feishu, HelpDesk
+from relay.gateway import GatewayOptions
+from relay.metrics import Metrics
+from relay.normalize import Router, normalize
+from relay.samples import Helpdesk
+from relay.smallfeishu import SmallFeishu
+from tests.fakes import journal_at
+
+OPTIONS = GatewayOptions(app_id="cli_a", app_secret="secret-a", seed=1)
+TYPES = {
+    "helpdesk.ticket.created_v1",
+    "helpdesk.ticket.updated_v1",
+    "helpdesk.ticket_message.created_v1",
+}
+
+
+@pytest.fixture
+async def feishu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> AsyncIterator[SmallFeishu]:
+    """A Feishu in which a lot has happened while nobody was there."""
+    monkeypatch.setattr(backfill_module, "BUSY_WAIT", 0.3)
+    place = SmallFeishu(OPTIONS)
+    await place.start()
+    clock = iter(range(1_767_000_000_000, 1_768_000_000_000, 1000))
+    desk = Helpdesk(
+        random.Random(7), tickets=4, app_id="cli_a", token="", clock=lambda: next(clock)
+    )
+    for _ in range(60):
+        place.archive.add(desk.next().payload)
+    for name, value in {
+        "RELAY_FEISHU_URL": place.url,
+        "RELAY_KAFKA__BOOTSTRAP_SERVERS": "127.0.0.1:1",
+        "RELAY_JOURNAL__PATH": str(tmp_path / "journal.db"),
+        "RELAY_APPS__DEFAULT__APP_ID": OPTIONS.app_id,
+        "RELAY_APPS__DEFAULT__APP_SECRET": OPTIONS.app_secret,
+        "RELAY_APPS__DEFAULT__LONG_CONNECTION": "true",
+        "RELAY_APPS__DEFAULT__HELPDESK_ID": place.desk.helpdesk_id,
+        "RELAY_APPS__DEFAULT__HELPDESK_TOKEN": place.desk.helpdesk_token,
+    }.items():
+        monkeypatch.setenv(name, value)
+    yield place
+    await place.stop()
+
+
+async def run(*arguments: str) -> tuple[int, str]:
+    result = await asyncio.to_thread(CliRunner().invoke, command, arguments)
+    return result.exit_code, result.output + str(result.exception or "")
+
+
+async def pending(path: Path) -> list[str]:
+    async with journal_at(path / "journal.db") as journal:
+        return [one.event_id for one in await journal.pending(10_000, 2**30)]
+
+
+RANGE = ("--since", "2025-12-01", "--until", "2027-12-31T10:00")
+
+
+async def test_missed_events_are_added_once(feishu: SmallFeishu, tmp_path: Path) -> None:
+    """A second run finds them in the journal."""
+    async with journal_at(tmp_path / "journal.db"):
+        pass
+    code, said = await run("backfill", *RANGE)
+    assert code == 0, said
+    added = await pending(tmp_path)
+    messages = sum(map(len, feishu.archive.messages.values()))
+    assert len([one for one in added if one.startswith("backfill-message-")]) == messages > 10
+    assert len([one for one in added if one.startswith("backfill-ticket-")]) >= 4
+    assert len(added) == len(set(added))
+    code, again = await run("backfill", *RANGE)
+    assert code == 0
+    assert added == await pending(tmp_path)
+    counts = [line.split()[-1] for line in again.splitlines() if line.startswith("helpdesk")]
+    assert counts == ["0", "0", "0"]
+
+
+async def test_dry_run_adds_nothing(feishu: SmallFeishu, tmp_path: Path) -> None:
+    async with journal_at(tmp_path / "journal.db"):
+        pass
+    code, said = await run("backfill", "--dry-run", *RANGE)
+    assert code == 0
+    assert "would be added" in said
+    assert await pending(tmp_path) == []
+
+
+async def test_what_has_come_as_an_event_is_not_added(feishu: SmallFeishu, tmp_path: Path) -> None:
+    """It is known by the message's id, though the event's id is another."""
+    ((ticket_id, (first, *_)), *_) = feishu.archive.messages.items()
+    body = {
+        "schema": "2.0",
+        "header": {"event_id": "real-1"},
+        "event": {"message_id": first["message_id"], "ticket": {"ticket_id": ticket_id}},
+    }
+    async with journal_at(tmp_path / "journal.db") as journal:
+        await journal.add(
+            Callback(
+                app="default",
+                transport=Transport.WEBHOOK,
+                received_at=1,
+                event_id="real-1",
+                event_type="helpdesk.ticket_message.created_v1",
+                body=json.dumps(body).encode(),
+            )
+        )
+    assert (await run("backfill", *RANGE))[0] == 0
+    added = await pending(tmp_path)
+    assert "real-1" in added
+    assert f"backfill-message-{first['message_id']}" not in added
+
+
+async def test_record_is_like_any_other_and_marked(feishu: SmallFeishu, tmp_path: Path) -> None:
+    """And the account balances although another process has put the row in."""
+    metrics = Metrics()
+    async with journal_at(tmp_path / "journal.db", metrics) as journal:
+        assert (await run("backfill", *RANGE))[0] == 0
+        events = await journal.pending(10_000, 2**30)
+        assert metrics.account().received == metrics.account().pending == len(events) > 20
+        records = [normalize(event, Router("feishu.", {})) for event in events]
+    assert {event.event_type for event in events} == TYPES
+    for record in records:
+        assert dict(record.headers)["relay_backfill"] == b"1"
+        assert record.value
+        value = json.loads(record.value)
+        assert value["event"]["transport"] == "backfill"
+        assert value["ticket_id"]
+        assert "unexpected" not in value, value["unexpected"]
+
+
+async def test_range_is_kept(feishu: SmallFeishu, tmp_path: Path) -> None:
+    async with journal_at(tmp_path / "journal.db"):
+        pass
+    assert (await run("backfill", "--since", "2020-01-01", "--until", "2021-01-01"))[0] == 0
+    assert await pending(tmp_path) == []
+
+
+async def test_more_tickets_than_feishu_lists_are_read_in_pieces(
+    feishu: SmallFeishu, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backfill_module, "MOST", 2)
+    monkeypatch.setattr(backfill_module, "CALLS_PER_SECOND", 1000)
+    monkeypatch.setattr(backfill_module, "PAGE", 1)
+    monkeypatch.setattr("relay.helpdeskapi.MOST_CALLS", 10_000)
+    async with aiohttp.ClientSession() as session:
+        api = Feishu(session, feishu.url)
+        token = await api.tenant_token(OPTIONS.app_id, OPTIONS.app_secret)
+        desk = HelpDesk(
+            tenant_token=token,
+            helpdesk_id=feishu.desk.helpdesk_id,
+            helpdesk_token=feishu.desk.helpdesk_token,
+        )
+        source = Backfill(api, desk, "cli_a")
+        tickets = await source.tickets(Range(since=0, until=2_000_000_000_000))
+    assert sorted(ticket["ticket_id"] for ticket in tickets) == sorted(feishu.archive.tickets)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--since", "yesterday"), "is no time"),
+        (("--since", "2026-01-02", "--until", "2026-01-01"), "later than"),
+        (("--since", "2026-01-02", "--app", "nobody"), "no app 'nobody'"),
+    ],
+)
+async def test_mistakes_are_named(
+    arguments: tuple[str, ...], said: str, feishu: SmallFeishu, tmp_path: Path
+) -> None:
+    async with journal_at(tmp_path / "journal.db"):
+        pass
+    code, output = await run("backfill", *arguments)
+    assert code != 0
+    assert said in output
