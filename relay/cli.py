@@ -128,12 +128,21 @@ def dev(
     tickets: Annotated[int, typer.Option(help="Tickets open at a time.")] = 8,
     seed: Annotated[int | None, typer.Option(help="Repeat an earlier run.")] = None,
     duration: Annotated[float, typer.Option(help="Seconds; 0: until Ctrl-C.")] = 0,
+    long_connection: Annotated[
+        bool, typer.Option("--long-connection", help="Half of the events come that way.")
+    ] = False,
 ) -> None:
     """Run everything on this machine: embedded broker, relay, simulator and a live view."""
     from relay.dev import DevOptions, run
 
     options = DevOptions(
-        rate=rate, repeat=repeat, hostile=hostile, tickets=tickets, seed=seed, duration=duration
+        rate=rate,
+        repeat=repeat,
+        hostile=hostile,
+        tickets=tickets,
+        seed=seed,
+        duration=duration,
+        long_connection=long_connection,
     )
     raise typer.Exit(_run(run(options)))
 

@@ -14,14 +14,14 @@ import socket
 import sys
 import tempfile
 from collections import deque
-from collections.abc import AsyncIterator, Coroutine, Iterator
+from collections.abc import AsyncIterator, Awaitable, Coroutine, Iterator, Sequence
 from contextlib import (
     AsyncExitStack,
     asynccontextmanager,
     contextmanager,
     redirect_stderr,
 )
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -36,6 +36,7 @@ from relay.normalize import Router
 from relay.settings import Settings
 from relay.simulation import table
 from relay.simulator import Simulator, SimulatorOptions
+from relay.smallfeishu import SmallFeishu
 from relay.tail import Tail
 
 _T = TypeVar("_T")
@@ -46,11 +47,14 @@ _TICK = 0.125
 #: Seconds that the consumer gets to see what the relay has published last.
 _CATCH_UP = 3.0
 _INTERRUPTED = 130
+#: Seconds that the relay gets to open its long connection.
+_CONNECTING = 10.0
 #: Log lines kept for the view.
 _NOTES = 100
 
 #: Every value can be overridden by the environment; the secrets guard nothing.
 _SETTINGS = """\
+feishu_url = "{feishu_url}"
 [apps.default]
 app_id = "cli_9f5343c580712544"
 encrypt_key = "dev-encrypt-key"
@@ -73,6 +77,13 @@ format = "console"
 [kafka]
 bootstrap_servers = "{bootstrap}"
 """
+#: Added where events come over a long connection too.
+_CONNECTED = """\
+[apps.connected]
+app_id = "{app_id}"
+app_secret = "{app_secret}"
+long_connection = true
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,6 +101,8 @@ class DevOptions:
     seed: int | None = None
     #: Seconds; 0 is until Ctrl-C.
     duration: float = 0
+    #: Send half of the events over a long connection.
+    long_connection: bool = False
 
 
 async def run(options: DevOptions) -> int:
@@ -113,27 +126,45 @@ async def _run(options: DevOptions, console: Console, stop: asyncio.Event) -> Bo
     async with AsyncExitStack() as stack:
         directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="relay-dev-"))
         broker = None if os.environ.get(_BOOTSTRAP) else stack.enter_context(EmbeddedBroker())
-        config = _configure(Path(directory), broker)
+        feishu = await _feishu(stack) if options.long_connection else None
+        config = _configure(Path(directory), broker, feishu)
         notes = stack.enter_context(_logs_as_notes(config))
         app = Relay(config)
         relay = await stack.enter_async_context(_running(app))
         tail = await stack.enter_async_context(_tail(config, broker))
         board = Board(_places(config, app, broker), app.metrics.account, notes=notes)
         with _view(board, console, stop) as view:
-            await _play(options, config, view, relay, tail, stop)
+            if feishu:
+                async with asyncio.timeout(_CONNECTING):
+                    await feishu.gateway.arrived.wait()
+            simulators = _simulators(options, config, board.places, feishu)
+            await _play(options, simulators, view, relay, tail, stop)
         return board
 
 
-def _configure(directory: Path, broker: EmbeddedBroker | None) -> Settings:
+async def _feishu(stack: AsyncExitStack) -> SmallFeishu:
+    """Play Feishu's side of the long connection for as long as the stack lasts."""
+    feishu = SmallFeishu()
+    await feishu.start()
+    stack.push_async_callback(feishu.stop)
+    return feishu
+
+
+def _configure(
+    directory: Path, broker: EmbeddedBroker | None, feishu: SmallFeishu | None = None
+) -> Settings:
     """Load settings as `relay serve` does: a file of ours, and the environment over it."""
     path = directory / "relay.toml"
+    played = feishu.gateway.options if feishu else None
     path.write_text(
         _SETTINGS.format(
+            feishu_url=feishu.url if feishu else "http://127.0.0.1:1",
             webhook_port=_free(8080),
             admin_port=_free(9090),
             journal=json.dumps(str(directory / "journal.db")),
             bootstrap=broker.bootstrap if broker else "of the environment",
         )
+        + (_CONNECTED.format(app_id=played.app_id, app_secret=played.app_secret) if played else "")
     )
     config = settings.load(path)
     # An operator's shell may name a real journal; invented events have no place in it.
@@ -233,7 +264,7 @@ async def _background(work: Coroutine[Any, Any, _T]) -> AsyncIterator[asyncio.Ta
 
 async def _play(
     options: DevOptions,
-    config: Settings,
+    simulators: Sequence[Simulator],
     view: View,
     relay: _Running,
     tail: Tail,
@@ -241,11 +272,11 @@ async def _play(
 ) -> None:
     """Send, relay, consume and show, until told to stop; then end in that order."""
     halt = asyncio.Event()
-    simulator = Simulator(_simulator_options(options, config, view.board.places))
+    simulating = asyncio.gather(*(one.run(view.answered, halt) for one in simulators))
     async with (
         _background(_consume(tail, view)) as consuming,
         _background(_draw(view)) as drawing,
-        _background(simulator.run(view.answered, halt)) as sending,
+        _background(_awaited(simulating)) as sending,
         _background(stop.wait()) as stopped,
     ):
         await asyncio.wait(
@@ -262,6 +293,24 @@ async def _play(
                 task.result()  # raises what ended it
         await _catch_up(view.board)
         view.tick()
+
+
+async def _awaited(work: Awaitable[Any]) -> None:
+    await work
+
+
+def _simulators(
+    options: DevOptions, config: Settings, places: Places, feishu: SmallFeishu | None
+) -> list[Simulator]:
+    """Make one that calls the webhook, and perhaps one that pushes over the long connection."""
+    calling = _simulator_options(options, config, places)
+    if feishu is None:
+        return [Simulator(calling)]
+    half = replace(calling, rate=options.rate / 2)
+    # Events of its own: to relay, the same id in another app is another event.
+    seed = None if options.seed is None else options.seed + 1
+    pushing = replace(half, hostile=0, app_id=feishu.gateway.options.app_id, seed=seed)
+    return [Simulator(half), Simulator(pushing, feishu)]
 
 
 def _simulator_options(options: DevOptions, config: Settings, places: Places) -> SimulatorOptions:

@@ -166,6 +166,8 @@ def render_answer(at: float, answer: Answer, width: int) -> Text:
     )
     line.append(column(short, 10), plain if answer.kind.hostile else TYPE_STYLES.get(short, plain))
     status = answer.problem or phrase(answer.status)
+    if answer.pushed and not answer.problem:
+        status = f"acknowledged {answer.status}"
     if answer.unexpected:
         status = f"{answer.problem or answer.status}, must be {answer.expected}"
     elif answer.kind.hostile:

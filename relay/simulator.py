@@ -29,10 +29,8 @@ from relay.smallfeishu import LADDER, SmallFeishu
 
 #: Feishu gives up on a callback after this many seconds.
 ANSWER_LIMIT = 3.0
-#: The status of a request that got no answer.
-NO_ANSWER = 0
-#: Requests under way at once.
-_CONCURRENCY = 32
+#: The status of a request that got no answer; how many requests are under way at once.
+NO_ANSWER, _CONCURRENCY = 0, 32
 #: Seconds; beyond relay's dedupe window of a day.
 _STALE = 3 * 86400
 _LATENCIES_KEPT = 100_000
@@ -135,6 +133,8 @@ class Answer:
     problem: str = ""
     #: Whether the event is sent again if this attempt has failed.
     again: bool = False
+    #: Whether it went over the long connection.
+    pushed: bool = False
 
     @property
     def unexpected(self) -> bool:
@@ -345,7 +345,7 @@ class Simulator:
         for wait in (*waits, None):
             answer = await self._attempt(session, request, again=wait is not None)
             report(answer)
-            if answer.status == answer.expected or wait is None:
+            if wait is None or answer.status == answer.expected:
                 return
             await asyncio.sleep(wait)
 
@@ -370,6 +370,7 @@ class Simulator:
             latency=time.perf_counter() - begun,
             problem=problem,
             again=again,
+            pushed=self._feishu is not None,
         )
 
     async def _post(self, session: aiohttp.ClientSession, request: Delivery) -> tuple[int, str]:

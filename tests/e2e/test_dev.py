@@ -74,3 +74,15 @@ def test_it_ends_when_nobody_reads_any_more(tmp_path: Path) -> None:
         assert process.stderr is not None
         assert process.stderr.read() == ""
     assert list(tmp_path.iterdir()) == []
+
+
+def test_both_transports_feed_one_topic(tmp_path: Path) -> None:
+    with relay_dev(
+        tmp_path, "--long-connection", "--rate", "8", "--duration", "4", "--seed", "1"
+    ) as process:
+        out, err = process.communicate(timeout=30)
+        assert (process.returncode, err) == (0, "")
+    assert "acknowledged 200" in out
+    assert "200 OK" in out
+    assert "✓" in out.splitlines()[-2]
+    assert "TWICE" not in out

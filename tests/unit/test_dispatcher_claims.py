@@ -1,0 +1,164 @@
+"""Several replicas: an event that two journals hold is published by one of them, in every case."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+from relay import dispatcher as dispatcher_module
+from relay.dispatcher import Dispatcher
+from relay.errors import FencedError, KafkaUnavailableError
+from relay.events import StoredEvent, Verdict
+from relay.journal import Journal
+from relay.metrics import Account, Metrics
+from relay.normalize import Router
+from tests.fakes import MemoryKafka, MemoryPublisher, event, journal_at, until
+from tests.unit.test_dispatcher import endings, published
+
+ROUTER = Router("feishu.", {})
+LOST = KafkaUnavailableError("no answer")
+
+
+class MemoryClaims:
+    """A claims store in memory, shared by the replicas of a test."""
+
+    def __init__(self) -> None:
+        self.owners: dict[str, str] = {}
+        self.away = False
+
+    async def ask(self, events: Sequence[StoredEvent], owner: str) -> Verdict:
+        if self.away:
+            return Verdict(skipped=True)
+        lost = [
+            place
+            for place, one in enumerate(events)
+            if not one.replayed and self.owners.setdefault(one.event_id, owner) != owner
+        ]
+        return Verdict(lost=frozenset(lost))
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dispatcher_module, "FIRST_WAIT", 0.001)
+    monkeypatch.setattr(dispatcher_module, "LONGEST_WAIT", 0.004)
+
+
+@asynccontextmanager
+async def replica(
+    journal: Journal, kafka: MemoryKafka, metrics: Metrics, claims: MemoryClaims
+) -> AsyncIterator[None]:
+    dispatcher = Dispatcher(journal, MemoryPublisher(kafka), ROUTER, metrics, claims)  # type: ignore[arg-type]
+    task = asyncio.create_task(dispatcher.run())
+    try:
+        yield
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError, FencedError):
+            await task
+
+
+async def add(journal: Journal, *names: str) -> None:
+    await asyncio.gather(*(journal.add(event(name)) for name in names))
+
+
+async def test_event_at_two_replicas_is_published_once(tmp_path: Path) -> None:
+    """The other one settles it as a duplicate and says why; both accounts balance."""
+    kafka, claims = MemoryKafka(), MemoryClaims()
+    one, other = Metrics(), Metrics()
+    async with (
+        journal_at(tmp_path / "1.db", one) as first,
+        journal_at(tmp_path / "2.db", other) as second,
+    ):
+        await add(first, "a", "b", "c")
+        await add(second, "b", "x", "c", "y", "a")
+        async with replica(first, kafka, one, claims), replica(second, kafka, other, claims):
+            await until(lambda: not one.account().pending and not other.account().pending)
+    assert sorted(published(kafka)) == ["a", "b", "c", "x", "y"]
+    total = one.account().published + other.account().published
+    assert (total, one.account().duplicate + other.account().duplicate) == (5, 3)
+    ended = [*endings(tmp_path / "1.db"), *endings(tmp_path / "2.db")]
+    assert [reason for _, outcome, reason in ended if outcome == "duplicate"] == (
+        ["other_replica"] * 3
+    )
+
+
+async def test_batch_that_is_all_anothers_needs_no_transaction(tmp_path: Path) -> None:
+    kafka, claims, metrics = MemoryKafka(), MemoryClaims(), Metrics()
+    claims.owners = {"a": "somebody", "b": "somebody"}
+    async with journal_at(tmp_path / "1.db", metrics) as journal:
+        await add(journal, "a", "b")
+        async with replica(journal, kafka, metrics, claims):
+            await until(lambda: not metrics.account().pending)
+            await add(journal, "c")
+            await until(lambda: not metrics.account().pending)
+            assert kafka.offsets == {journal.id: 4}
+    assert published(kafka) == ["c"]
+    expected = Account(received=3, published=1, duplicate=2, dead_letter=0, pending=0)
+    assert metrics.account() == expected
+
+
+async def test_recovery_knows_what_was_anothers(tmp_path: Path) -> None:
+    """The commit's answer was lost: the offset covers the batch, the claims tell its parts."""
+    kafka, claims, metrics = MemoryKafka(after_commit=[LOST]), MemoryClaims(), Metrics()
+    claims.owners = {"b": "somebody"}
+    async with journal_at(tmp_path / "1.db", metrics) as journal:
+        await add(journal, "a", "b", "c")
+        async with replica(journal, kafka, metrics, claims):
+            await until(lambda: not metrics.account().pending)
+    assert published(kafka) == ["a", "c"]
+    assert endings(tmp_path / "1.db") == [
+        ("a", "published", None),
+        ("b", "duplicate", "other_replica"),
+        ("c", "published", None),
+    ]
+
+
+async def test_claim_survives_the_process(tmp_path: Path) -> None:
+    """It died after the claim and before the transaction: its next process publishes."""
+    kafka, claims, metrics = MemoryKafka(before_commit=[LOST] * 3), MemoryClaims(), Metrics()
+    async with journal_at(tmp_path / "1.db", metrics) as journal:
+        await add(journal, "a")
+        async with replica(journal, kafka, metrics, claims):
+            await until(lambda: not kafka.before_commit[1:])
+    assert claims.owners
+    kafka.before_commit.clear()
+    again = Metrics()
+    async with (
+        journal_at(tmp_path / "1.db", again) as journal,
+        replica(journal, kafka, again, claims),
+    ):
+        await until(lambda: not again.account().pending)
+    assert published(kafka) == ["a"]
+
+
+async def test_large_record_among_anothers_is_found(tmp_path: Path) -> None:
+    """Its place among the records is not its place in the batch."""
+    kafka, claims, metrics = MemoryKafka(max_bytes=2000), MemoryClaims(), Metrics()
+    claims.owners = {"a": "somebody", "b": "somebody"}
+    large = b'{"schema":"2.0","header":{"event_id":"large","event_type":"t"},"event":{"x":"%b"}}'
+    async with journal_at(tmp_path / "1.db", metrics) as journal:
+        await add(journal, "a", "b", "c")
+        await journal.add(event("large", large % (b"x" * 3000)))
+        await add(journal, "d")
+        async with replica(journal, kafka, metrics, claims):
+            await until(lambda: not metrics.account().pending)
+    outcomes = {name: (outcome, reason) for name, outcome, reason in endings(tmp_path / "1.db")}
+    assert outcomes["large"] == ("dead_letter", "too_large")
+    assert outcomes["a"] == outcomes["b"] == ("duplicate", "other_replica")
+    assert outcomes["c"] == outcomes["d"] == ("published", None)
+
+
+async def test_unclaimed_record_says_so(tmp_path: Path) -> None:
+    kafka, claims, metrics = MemoryKafka(), MemoryClaims(), Metrics()
+    claims.away = True
+    async with journal_at(tmp_path / "1.db", metrics) as journal:
+        await add(journal, "a")
+        async with replica(journal, kafka, metrics, claims):
+            await until(lambda: not metrics.account().pending)
+            claims.away = False
+            await add(journal, "b")
+            await until(lambda: not metrics.account().pending)
+    marks = [dict(record.headers).get("relay_dedupe") for record in kafka.records]
+    assert marks == [b"skipped", None]
