@@ -4,15 +4,19 @@ import asyncio
 import os
 import random
 import signal
+from collections import Counter
 from pathlib import Path
 
+import aiohttp
 import pytest
 
+from relay.gateway import GatewayOptions
+from relay.smallfeishu import SmallFeishu
 from tests.e2e.conftest import Say
 from tests.e2e.crash import POINTS
 from tests.e2e.process import Relay
 from tests.kafka_server import Broker
-from tests.oracle import Oracle, Report, consume
+from tests.oracle import Event, Oracle, Report, consume
 
 #: Read before any test runs: inside a test the environment has no RELAY_ variable.
 KILLS = int(os.environ.get("RELAY_SOAK_KILLS", "32"))
@@ -44,6 +48,17 @@ CRASHES = (
     "settle.after",
 )
 CRASHES_AT_LEAST_ONCE = ("commit.after", "records.queued", "records.sent", "settle.before")
+#: Where an acknowledgement over the long connection could be worth less than it says.
+CRASHES_OF_BOTH = (
+    "insert.before",
+    "commit.before",
+    "commit.after",
+    "resolve.before",
+    "resolve.after",
+    "transaction.during",
+    "settle.before",
+)
+KILLS_OF_BOTH = max(10, KILLS // 4)
 #: Any moment.
 RANDOM = ""
 
@@ -107,7 +122,48 @@ async def test_at_least_once_over_kills(
     assert not report.faults(may_repeat=True), report.faults(may_repeat=True)
 
 
+class TwoWayOracle(Oracle):
+    """Delivers each event by webhook or over the long connection, as chance will have it."""
+
+    def __init__(self, url: str, feishu: SmallFeishu, rng: random.Random) -> None:
+        super().__init__(url)
+        self._feishu = feishu
+        self._chance = rng
+        self.pushed: Counter[int] = Counter()
+
+    async def _deliver(self, session: aiohttp.ClientSession, event: Event) -> int:
+        if self._chance.random() < 0.5:
+            return await super()._deliver(session, event)
+        code = await self._feishu.gateway.deliver(event.body, event.event_id)
+        self.pushed[code] += 1
+        return code
+
+
+@pytest.mark.timeout(120 + 15 * KILLS_OF_BOTH)
+async def test_exactly_once_over_kills_on_both_transports(
+    kafka: Broker, tmp_path: Path, topic_prefix: str, say: Say
+) -> None:
+    """An acknowledgement is worth what a 200 is, and a retry may take the other way."""
+    rng = random.Random(KILLS)
+    feishu = SmallFeishu(GatewayOptions(app_id="cli_a", app_secret="s", seed=1, max_part=300))
+    await feishu.start()
+    connection = {
+        "FEISHU_URL": feishu.url,
+        "APPS__DEFAULT__LONG_CONNECTION": "true",
+        "APPS__DEFAULT__APP_ID": "cli_a",
+        "APPS__DEFAULT__APP_SECRET": "s",
+    }
+    async with Relay(tmp_path, kafka.bootstrap, topic_prefix, **connection) as relay:
+        oracle = TwoWayOracle(relay.url, feishu, rng)
+        kills = plan(CRASHES_OF_BOTH, KILLS_OF_BOTH, rng)
+        report = await fire(relay, oracle, kills, rng)
+    await feishu.stop()
+    say(f"{len(kills)} kills: {report}; acknowledged {dict(oracle.pushed)}")
+    assert oracle.pushed[200] > 50 * len(kills) / 2
+    assert not report.faults(), report.faults()
+
+
 def test_every_oracle_point_exists() -> None:
     """A crash point that is never tried, or a name that is none, would prove nothing."""
     assert set(CRASHES) | {"renew.before", "renew.after"} == set(POINTS)
-    assert set(CRASHES_AT_LEAST_ONCE) <= set(POINTS)
+    assert set(CRASHES_AT_LEAST_ONCE) | set(CRASHES_OF_BOTH) <= set(POINTS)
