@@ -54,6 +54,8 @@ FINISH_TIMEOUT = 5.0
 #: Seconds before the first try after a loss (at most), and before later ones; a connection that has
 #: lasted for STABLE starts over.
 FIRST_WAIT, LONGEST_WAIT, STABLE = 1.0, 60.0, 10.0
+#: Seconds before another try, at most, where Feishu can be reached but connections die young.
+LOST_WAIT = 5.0
 #: Seconds before asking again while Feishu refuses the app.
 REFUSED_WAIT = 120.0
 #: How deep the doubling goes.
@@ -172,7 +174,8 @@ def _pause(reason: LostReason, lost_in_a_row: int) -> float:
         return REFUSED_WAIT * random.uniform(0.5, 1)  # noqa: S311 - jitter
     if not lost_in_a_row:
         return FIRST_WAIT * random.random()  # noqa: S311 - jitter
-    longest: float = min(LONGEST_WAIT, FIRST_WAIT * 2 ** min(lost_in_a_row, _MOST_DOUBLINGS))
+    most = LONGEST_WAIT if reason is LostReason.UNREACHABLE else LOST_WAIT
+    longest: float = min(most, FIRST_WAIT * 2 ** min(lost_in_a_row, _MOST_DOUBLINGS))
     return longest * random.uniform(0.5, 1)  # noqa: S311 - jitter
 
 

@@ -52,12 +52,7 @@ async def serve_and_simulate(
     await feishu.start(server.host, server.port)
     dropping = asyncio.create_task(_drop(feishu, server.drop))
     try:
-        console.print(
-            f"Feishu is played at {feishu.url}: set RELAY_FEISHU_URL to it, and as the app's\n"
-            f"app_id {server.gateway.app_id}, app_secret {server.gateway.app_secret}; "
-            f"helpdesk_id {feishu.desk.helpdesk_id}, helpdesk_token {feishu.desk.helpdesk_token}.",
-            highlight=False,
-        )
+        _introduce(feishu, server.gateway, console)
         if not server.long_connection:
             return await simulate(options, console)
         if not feishu.gateway.clients:
@@ -67,6 +62,20 @@ async def serve_and_simulate(
     finally:
         dropping.cancel()
         await feishu.stop()
+
+
+def _introduce(feishu: SmallFeishu, gateway: GatewayOptions, console: Console) -> None:
+    """Say what a relay needs to become a client."""
+    console.print(f"Feishu is played at {feishu.url}. A relay becomes its client with:")
+    for name, value in (
+        ("RELAY_FEISHU_URL", feishu.url),
+        ("RELAY_APPS__DEFAULT__LONG_CONNECTION", "true"),
+        ("RELAY_APPS__DEFAULT__APP_ID", gateway.app_id),
+        ("RELAY_APPS__DEFAULT__APP_SECRET", gateway.app_secret),
+        ("RELAY_APPS__DEFAULT__HELPDESK_ID", feishu.desk.helpdesk_id),
+        ("RELAY_APPS__DEFAULT__HELPDESK_TOKEN", feishu.desk.helpdesk_token),
+    ):
+        console.print(f"  {name}={value}", highlight=False, soft_wrap=True)
 
 
 async def _drop(feishu: SmallFeishu, seconds: float) -> None:
