@@ -10,13 +10,18 @@ from typing import Any
 import pytest
 from aiohttp import ClientError, ClientSession
 from aiokafka import AIOKafkaConsumer
+from pydantic import SecretStr
 
 from relay.app import Relay
 from relay.errors import JournalLockedError
-from relay.settings import Delivery, Settings
-from tests.fakes import KEY, TOKEN, as_json, encrypt, journal_at, payload, sign, until
+from relay.gateway import GatewayOptions
+from relay.settings import Claims, Delivery, Settings
+from relay.smallfeishu import Fate, SmallFeishu
+from tests.fakes import KEY, TOKEN, as_json, encrypt, free_port, journal_at, payload, sign, until
+from tests.redis_server import redis_server
 
 TOPIC = "helpdesk.ticket_message"
+OPTIONS = GatewayOptions(app_id="cli_a", app_secret="secret-a", seed=1)
 
 
 class Running:
@@ -209,3 +214,71 @@ async def test_port_that_is_taken_ends_it_and_frees_the_journal(
             await Relay(config.model_copy(update={"webhook": taken})).run(asyncio.Event())
     async with journal_at(tmp_path / "journal.db"):
         pass
+
+
+def with_long_connection(config: Settings, feishu_url: str, **more: Any) -> Settings:
+    app = config.apps["default"].model_copy(
+        update={
+            "app_id": OPTIONS.app_id,
+            "app_secret": SecretStr(OPTIONS.app_secret),
+            "long_connection": True,
+        }
+    )
+    changes = {"apps": {"default": app}, "feishu_url": feishu_url, **more}
+    return config.model_copy(update=changes)
+
+
+async def test_both_transports_reach_the_topic(
+    embedded_kafka: str, topic_prefix: str, tmp_path: Path
+) -> None:
+    """An event that takes both ways is published once; a stop closes the connection in order."""
+    feishu = SmallFeishu(OPTIONS)
+    await feishu.start()
+    config = with_long_connection(settings(tmp_path, embedded_kafka, topic_prefix), feishu.url)
+    async with running(config) as run:
+        await until(lambda: feishu.gateway.clients == 1)
+        assert await feishu.push(payload("e-1"), "m-1") is Fate.DELIVERED
+        assert await run.post("e-1") == 200
+        assert await run.post("e-2") == 200
+        assert await feishu.push(payload("e-2"), "m-2") is Fate.DELIVERED
+        await until(lambda: run.relay.metrics.account().published == 2)
+        account = run.relay.metrics.account()
+        assert (account.received, account.duplicate, account.pending) == (4, 2, 0)
+        assert 'relay_long_connection_up{app="default"} 1.0' in (await run.get("/metrics"))[1]
+    assert feishu.gateway.clients == 0
+    await feishu.stop()
+
+
+async def test_feishu_away_touches_neither_webhook_nor_readiness(
+    embedded_kafka: str, topic_prefix: str, tmp_path: Path
+) -> None:
+    dead = f"http://127.0.0.1:{free_port()}"
+    config = with_long_connection(settings(tmp_path, embedded_kafka, topic_prefix), dead)
+    async with running(config) as run:
+        assert (await run.get("/readyz"))[0] == 200
+        assert await run.post("e-1") == 200
+        await until(lambda: run.relay.metrics.account().published == 1)
+        assert 'relay_long_connection_up{app="default"} 0.0' in (await run.get("/metrics"))[1]
+
+
+async def test_two_replicas_publish_an_event_once(
+    embedded_kafka: str, topic_prefix: str, tmp_path: Path
+) -> None:
+    """With claims in a real Redis: whichever replica Feishu's retry reaches."""
+    for name in ("redis", "one", "two"):
+        (tmp_path / name).mkdir()
+    with redis_server(tmp_path / "redis") as server:
+        claims = {"claims": Claims(url=SecretStr(server.url))}
+        first, second = (
+            settings(tmp_path / name, embedded_kafka, topic_prefix).model_copy(update=claims)
+            for name in ("one", "two")
+        )
+        async with running(first) as one, running(second) as two:
+            names = [f"e-{n}" for n in range(40)]
+            for name in names:
+                assert {await one.post(name), await two.post(name)} == {200}
+            accounts = [run.relay.metrics.account for run in (one, two)]
+            await until(lambda: not any(account().pending for account in accounts))
+            assert sum(account().published for account in accounts) == len(names)
+            assert sum(account().duplicate for account in accounts) == len(names)
+            assert "relay_claims_up 1.0" in (await one.get("/metrics"))[1]
