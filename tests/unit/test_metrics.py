@@ -21,6 +21,13 @@ NAMES = {
     "relay_end_to_end_seconds",
     "relay_journal_bytes",
     "relay_kafka_up",
+    "relay_long_connection_up",
+    "relay_long_connection_reconnects_total",
+    "relay_long_connection_ignored_total",
+    "relay_claims_up",
+    "relay_claims_waiting_events",
+    "relay_claims_asked_total",
+    "relay_claims_lost_total",
 }
 
 

@@ -1,0 +1,97 @@
+"""`relay check` in this process: everything it looks at, as it is and as it should not be."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from relay import settings
+from relay.check import Finding, findings
+from tests.fakes import free_port, journal_at
+from tests.redis_server import redis_server
+
+
+@pytest.fixture
+def look(
+    embedded_kafka: str, topic_prefix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., settings.Settings]:
+    """Give settings that will do, but for what a test changes."""
+
+    def load(**changes: str) -> settings.Settings:
+        usual = {
+            "APPS__DEFAULT__VERIFICATION_TOKEN": "t",
+            "KAFKA__BOOTSTRAP_SERVERS": embedded_kafka,
+            "KAFKA__TOPIC_PREFIX": topic_prefix,
+            "KAFKA__TIMEOUT": "5s",
+            "JOURNAL__PATH": str(tmp_path / "journal.db"),
+        }
+        for name, value in (usual | changes).items():
+            monkeypatch.setenv(f"RELAY_{name}", value)
+        return settings.load()
+
+    return load
+
+
+def names(directory: Path) -> list[str]:
+    return [path.name for path in directory.iterdir()]
+
+
+async def found(config: settings.Settings) -> dict[str, Finding]:
+    return {finding.subject: finding async for finding in findings(config)}
+
+
+async def test_all_is_well(look: Callable[..., settings.Settings], tmp_path: Path) -> None:
+    """And nothing was made or changed by looking."""
+    config = look()
+    seen = await found(config)
+    assert all(finding.passed for finding in seen.values())
+    assert list(seen) == ["settings", "journal", "kafka", "topics", "transactions"]
+    assert "will be made" in seen["journal"].sentence
+    assert "will be created: " in seen["topics"].sentence
+    assert names(tmp_path) == []
+
+
+async def test_journal_is_looked_at(look: Callable[..., settings.Settings], tmp_path: Path) -> None:
+    path = tmp_path / "journal.db"
+    async with journal_at(path):
+        assert "in use by a running relay" in (await found(look()))["journal"].sentence
+    assert "sound" in (await found(look()))["journal"].sentence
+    path.write_bytes(b"dear diary")
+    seen = await found(look())
+    assert not seen["journal"].passed
+    assert "is not a relay journal" in seen["journal"].sentence
+
+
+async def test_kafka_that_is_away_is_named(look: Callable[..., settings.Settings]) -> None:
+    """What depends on it is left out."""
+    config = look(KAFKA__BOOTSTRAP_SERVERS=f"127.0.0.1:{free_port()}", KAFKA__TIMEOUT="1s")
+    seen = await found(config)
+    assert list(seen) == ["settings", "journal", "kafka"]
+    assert not seen["kafka"].passed
+
+
+async def test_topics_that_may_not_be_made_are_named(
+    look: Callable[..., settings.Settings],
+) -> None:
+    seen = await found(look(KAFKA__CREATE_TOPICS="false"))
+    assert not seen["topics"].passed
+    assert "relay_journal" in seen["topics"].sentence
+
+
+async def test_at_least_once_needs_no_transactions(
+    look: Callable[..., settings.Settings],
+) -> None:
+    assert "transactions" not in await found(look(KAFKA__DELIVERY="at-least-once"))
+
+
+async def test_claims_store_is_asked(
+    look: Callable[..., settings.Settings], tmp_path: Path
+) -> None:
+    (tmp_path / "redis").mkdir()
+    with redis_server(tmp_path / "redis") as server:
+        seen = await found(look(CLAIMS__URL=server.url))
+        assert seen["claims"].passed
+        assert "version 7" in seen["claims"].sentence or "version 8" in seen["claims"].sentence
+    seen = await found(look(CLAIMS__URL=server.url))
+    assert not seen["claims"].passed
+    assert "not available" in seen["claims"].sentence

@@ -1,0 +1,150 @@
+"""`relay events` in this process: what an operator sees of a journal, and does to it."""
+
+import asyncio
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from relay import cli, journalfile
+from relay.events import DeadLetterReason, Outcome, Settlement
+from tests.fakes import as_json, event, journal_at, payload
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """A journal with an event of each ending."""
+    place = tmp_path / "journal.db"
+
+    async def fill() -> None:
+        async with journal_at(place) as journal:
+            for name in ("published", "letter", "large", "pending"):
+                await journal.add(event(name, as_json(payload(name, token="a-token"))))
+            await journal.settle(
+                [
+                    Settlement(seq=1, outcome=Outcome.PUBLISHED),
+                    Settlement(
+                        seq=2, outcome=Outcome.DEAD_LETTER, reason=DeadLetterReason.NO_EVENT_TYPE
+                    ),
+                    Settlement(
+                        seq=3, outcome=Outcome.DEAD_LETTER, reason=DeadLetterReason.TOO_LARGE
+                    ),
+                ],
+                1_767_323_045_678,
+            )
+
+    asyncio.run(fill())
+    return place
+
+
+def run(path: Path, *arguments: str) -> str:
+    """Run a command on the journal; give what it printed."""
+    done = CliRunner().invoke(cli.app, ["events", *arguments, "--journal", str(path)])
+    assert done.exit_code == 0, done.output
+    return done.output
+
+
+def failure(path: Path, *arguments: str) -> str:
+    """Run a command that must fail; give why."""
+    done = CliRunner().invoke(cli.app, ["events", *arguments, "--journal", str(path)])
+    assert done.exit_code == 1
+    return str(done.exception)
+
+
+def listed(path: Path, *arguments: str) -> dict[str, str]:
+    lines = run(path, "list", "--json", *arguments).splitlines()
+    return {one["event_id"]: one["outcome"] for one in map(json.loads, lines)}
+
+
+def test_list_shows_the_latest_first(path: Path) -> None:
+    table = run(path, "list")
+    places = [table.index(name) for name in ("pending", "large", "letter", "published")]
+    assert sorted(places) == places
+    assert "dead_letter: too_large" in table
+
+
+def test_list_can_be_narrowed(path: Path) -> None:
+    assert list(listed(path)) == ["pending", "large", "letter", "published"]
+    assert list(listed(path, "--limit", "2")) == ["pending", "large"]
+    assert listed(path, "--outcome", "pending") == {"pending": "pending"}
+    assert set(listed(path, "--outcome", "dead_letter")) == {"letter", "large"}
+    assert "no such events" in run(path, "list", "--outcome", "duplicate")
+
+
+def test_show_hides_the_token(path: Path) -> None:
+    shown = run(path, "show", "published")
+    assert "a-token" not in shown
+    assert json.loads(shown)["body"]["header"]["token"] == "(hidden)"
+    assert json.loads(shown)["settled_at"] == "2026-01-02T03:04:05.678Z"
+    assert "你好" in shown
+
+
+def test_show_gives_the_record(path: Path) -> None:
+    record = json.loads(run(path, "show", "published", "--record"))["record"]
+    assert record["topic"] == "feishu.helpdesk.ticket_message"
+    assert record["headers"]["ce_id"] == "published"
+    assert record["value"]["ticket_id"] == "77"
+
+
+def test_replay_makes_an_event_pending_again(path: Path) -> None:
+    said = run(path, "replay", "published", "letter")
+    assert "published: pending again" in said
+    outcomes = listed(path)
+    assert (outcomes["published"], outcomes["letter"]) == ("pending", "pending")
+
+
+def test_discard_lets_go_of_what_is_kept(path: Path) -> None:
+    assert "goes when the dedupe window has passed" in run(path, "discard", "large")
+    assert "dead_letter: discarded" in run(path, "list")
+
+
+def test_what_cannot_be_done_is_said(path: Path) -> None:
+    assert "has no event nothing" in failure(path, "show", "nothing")
+    assert "has no event nothing" in failure(path, "replay", "nothing")
+    assert "still pending" in failure(path, "replay", "pending")
+    assert "not kept for a decision" in failure(path, "discard", "published")
+    assert "cannot be read" in failure(path.with_name("none.db"), "list")
+
+
+def test_body_that_a_full_journal_let_go_is_not_replayed(path: Path) -> None:
+    connection = journalfile.connect(path)
+    connection.execute("UPDATE events SET body = x'' WHERE event_id = 'published'")
+    connection.close()
+    assert "let go of the body" in failure(path, "replay", "published")
+    assert json.loads(run(path, "show", "published"))["body"] is None
+
+
+def test_body_that_is_no_json_is_shown_as_text(path: Path) -> None:
+    connection = journalfile.connect(path)
+    connection.execute("UPDATE events SET body = x'ff41' WHERE event_id = 'published'")
+    connection.close()
+    shown = json.loads(run(path, "show", "published", "--record"))
+    assert shown["body"] == "\ufffdA"
+    assert "error" in shown["record"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["version"], 0, ""),
+        (["serve"], 2, "the configuration is not usable"),
+        (["check"], 2, "kafka"),
+        (["events", "list", "--journal", "/nowhere/at/all.db"], 1, "cannot be read"),
+    ],
+)
+def test_errors_are_one_message_and_a_code(
+    arguments: list[str],
+    code: int,
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Never a traceback."""
+    monkeypatch.setattr("sys.argv", ["relay", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert (ended.value.code or 0) == code
+    error = capsys.readouterr().err
+    assert said in error
+    assert "Traceback" not in error
