@@ -43,15 +43,8 @@ class Relay:
     async def run(self, stop: asyncio.Event) -> None:
         """Serve until `stop` is set, then drain. Raises JournalError, FencedError or OSError."""
         settings = self._settings
-        journal = Journal(
-            settings.journal.path,
-            self.metrics,
-            max_bytes=settings.journal.max_bytes,
-            max_waiting=settings.journal.max_waiting,
-            window=settings.journal.dedupe_window,
-        )
         async with contextlib.AsyncExitStack() as stack:
-            stack.push_async_callback(journal.close)
+            journal = self._journal(stack)
             pipeline = Pipeline(settings.apps, journal, settings.journal.dedupe_window)
             webhook = WebhookServer(settings.webhook, settings.apps, pipeline.accept, self.metrics)
             admin = AdminServer(settings.admin, journal, self.metrics, lambda: self._draining)
@@ -60,13 +53,41 @@ class Relay:
             stack.push_async_callback(webhook.stop)
             self.webhook_port = await webhook.start()
             connections = self._long_connections(pipeline)
-            claims = self._claims()
-            if claims:
-                stack.push_async_callback(claims.close)
-            router = Router(settings.kafka.topic_prefix, settings.kafka.topics)
-            publisher = self._publisher(router)
-            dispatcher = Dispatcher(journal, publisher, router, self.metrics, claims)
+            dispatcher = self._dispatcher(journal, stack)
             await self._serve(journal, dispatcher, [webhook, *connections], stop)
+
+    async def drain(self, timeout: float) -> int:  # noqa: ASYNC109 - a bound for all of it
+        """Publish what the journal holds, and take nothing; give how many events are left.
+
+        Raises JournalError or FencedError.
+        """
+        async with contextlib.AsyncExitStack() as stack:
+            dispatcher = self._dispatcher(self._journal(stack), stack)
+            async with asyncio.TaskGroup() as tasks:
+                dispatching = tasks.create_task(dispatcher.run())
+                self.ready.set()
+                await self._emptied(dispatcher, timeout)
+                dispatching.cancel()
+        return self.metrics.account().pending
+
+    def _journal(self, stack: contextlib.AsyncExitStack) -> Journal:
+        """Open the journal for as long as the stack lasts."""
+        journal = Journal(
+            self._settings.journal.path,
+            self.metrics,
+            max_bytes=self._settings.journal.max_bytes,
+            max_waiting=self._settings.journal.max_waiting,
+            window=self._settings.journal.dedupe_window,
+        )
+        stack.push_async_callback(journal.close)
+        return journal
+
+    def _dispatcher(self, journal: Journal, stack: contextlib.AsyncExitStack) -> Dispatcher:
+        claims = self._claims()
+        if claims:
+            stack.push_async_callback(claims.close)
+        router = Router(self._settings.kafka.topic_prefix, self._settings.kafka.topics)
+        return Dispatcher(journal, self._publisher(router), router, self.metrics, claims)
 
     async def _serve(
         self,
@@ -103,12 +124,16 @@ class Relay:
         log.info("draining", pending=self.metrics.account().pending)
         await asyncio.sleep(drain.delay)
         await asyncio.gather(*(transport.stop() for transport in transports))
+        await self._emptied(dispatcher, drain.timeout)
+        log.info("stopped", left_in_journal=self.metrics.account().pending)
+
+    async def _emptied(self, dispatcher: Dispatcher, timeout: float) -> None:  # noqa: ASYNC109 - a bound
+        """Wait until nothing is pending, or time is up."""
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(drain.timeout):
+            async with asyncio.timeout(timeout):
                 while self.metrics.account().pending:
                     dispatcher.idle.clear()
                     await dispatcher.idle.wait()
-        log.info("stopped", left_in_journal=self.metrics.account().pending)
 
     def _long_connections(self, pipeline: Pipeline) -> list["LongConnection"]:
         """Make one for each app that wants it; without any, protobuf is not even loaded."""

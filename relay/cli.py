@@ -5,15 +5,17 @@ import os
 import signal
 import sys
 from collections.abc import Coroutine
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 import uvloop
 from rich.console import Console
+from rich.progress import Progress
 
 from relay import __version__, cli_events, cli_feishu, logs, settings
 from relay.cli_events import ConfigOption
-from relay.errors import RelayError, SettingsError
+from relay.errors import JournalError, RelayError, SettingsError
 
 app = typer.Typer(
     help="Feishu helpdesk events, once and in order, on Kafka.",
@@ -26,6 +28,8 @@ app.add_typer(cli_events.app, name="events")
 
 #: Exit codes: a thing that failed, and a command or configuration that cannot be understood.
 FAILED, MISUSED = 1, 2
+#: Seconds between two looks at what is left to drain.
+DRAIN_LOOK = 0.2
 
 
 def main() -> None:
@@ -92,6 +96,44 @@ def _stop_on_signals(stop: asyncio.Event) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal)
+
+
+@app.command()
+def drain(
+    timeout: Annotated[float, typer.Option(help="Seconds; then what is left stays on disk.")] = 300,
+    journal: Annotated[
+        Path | None, typer.Option(help="A journal file; without it, the settings name one.")
+    ] = None,
+    config: ConfigOption = None,
+) -> None:
+    """Publish what a stopped replica's journal holds, and take nothing; exit 1 if some is left."""
+    loaded = settings.load(config)
+    if journal:
+        if not journal.exists():
+            raise JournalError(f"{journal}: there is no such journal")
+        moved = loaded.journal.model_copy(update={"path": journal})
+        loaded = loaded.model_copy(update={"journal": moved})
+    logs.configure(loaded.log)
+    left = _run(_drain(loaded, timeout))
+    typer.echo(f"{loaded.journal.path}: {left:,} events left" if left else "Nothing is left.")
+    if left:
+        raise typer.Exit(FAILED)
+
+
+async def _drain(loaded: settings.Settings, timeout: float) -> int:  # noqa: ASYNC109 - a bound
+    """Show how many are pending while the journal is emptied."""
+    from relay.app import Relay
+
+    relay = Relay(loaded)
+    draining = asyncio.create_task(relay.drain(timeout))
+    with Progress(console=console(), transient=True) as progress:
+        task = progress.add_task("publishing", total=None)
+        while not draining.done():
+            await asyncio.wait({draining}, timeout=DRAIN_LOOK)
+            account = relay.metrics.account()
+            done = account.received - account.pending
+            progress.update(task, total=account.received or None, completed=done)
+    return await draining
 
 
 @app.command()

@@ -11,13 +11,26 @@ import pytest
 from aiohttp import ClientError, ClientSession
 from aiokafka import AIOKafkaConsumer
 from pydantic import SecretStr
+from typer.testing import CliRunner
 
 from relay.app import Relay
+from relay.cli import app as command
 from relay.errors import JournalLockedError
 from relay.gateway import GatewayOptions
 from relay.settings import Claims, Delivery, Settings
 from relay.smallfeishu import Fate, SmallFeishu
-from tests.fakes import KEY, TOKEN, as_json, encrypt, free_port, journal_at, payload, sign, until
+from tests.fakes import (
+    KEY,
+    TOKEN,
+    as_json,
+    encrypt,
+    event,
+    free_port,
+    journal_at,
+    payload,
+    sign,
+    until,
+)
 from tests.redis_server import redis_server
 
 TOPIC = "helpdesk.ticket_message"
@@ -282,3 +295,64 @@ async def test_two_replicas_publish_an_event_once(
             assert sum(account().published for account in accounts) == len(names)
             assert sum(account().duplicate for account in accounts) == len(names)
             assert "relay_claims_up 1.0" in (await one.get("/metrics"))[1]
+
+
+async def leave(path: Path, *names: str) -> None:
+    """Leave a journal behind as a replica does that is gone."""
+    async with journal_at(path / "journal.db") as journal:
+        for name in names:
+            await journal.add(event(name, as_json(payload(name))))
+
+
+async def test_drain_publishes_what_a_replica_has_left(
+    embedded_kafka: str, topic_prefix: str, tmp_path: Path
+) -> None:
+    """Once; a second drain finds nothing to do."""
+    await leave(tmp_path, "a", "b", "c")
+    config = settings(tmp_path, embedded_kafka, topic_prefix)
+    first = Relay(config)
+    assert await first.drain(20) == 0
+    assert first.metrics.account().published == 3
+    again = Relay(config)
+    assert await again.drain(20) == 0
+    assert again.metrics.account().published == 0
+
+
+async def test_drain_without_kafka_leaves_everything(tmp_path: Path, topic_prefix: str) -> None:
+    await leave(tmp_path, "a", "b")
+    config = settings(tmp_path, f"127.0.0.1:{free_port()}", topic_prefix)
+    assert await Relay(config).drain(0.5) == 2
+
+
+async def test_drain_refuses_a_journal_in_use(
+    embedded_kafka: str, topic_prefix: str, tmp_path: Path
+) -> None:
+    config = settings(tmp_path, embedded_kafka, topic_prefix)
+    async with running(config):
+        with pytest.raises(JournalLockedError):
+            await Relay(config).drain(1)
+
+
+async def test_drain_command(
+    embedded_kafka: str, topic_prefix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another replica's file by its name; what is left is an exit code of 1."""
+    (tmp_path / "old").mkdir()
+    await leave(tmp_path / "old", "a")
+    monkeypatch.setenv("RELAY_APPS__DEFAULT__ENCRYPT_KEY", KEY)
+    monkeypatch.setenv("RELAY_KAFKA__TOPIC_PREFIX", topic_prefix)
+    monkeypatch.setenv("RELAY_KAFKA__BOOTSTRAP_SERVERS", f"127.0.0.1:{free_port()}")
+    arguments = ["drain", "--journal", str(tmp_path / "old" / "journal.db")]
+
+    async def run(*more: str) -> tuple[int, str]:
+        done = await asyncio.to_thread(CliRunner().invoke, command, [*arguments, *more])
+        return done.exit_code, done.output
+
+    code, said = await run("--timeout", "0.5")
+    assert (code, "1 events left" in said) == (1, True)
+    monkeypatch.setenv("RELAY_KAFKA__BOOTSTRAP_SERVERS", embedded_kafka)
+    code, said = await run()
+    assert (code, "Nothing is left" in said) == (0, True)
+    arguments[2] = str(tmp_path / "none.db")
+    assert (await run())[0] == 1
+    assert not (tmp_path / "none.db").exists()
