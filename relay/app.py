@@ -11,6 +11,7 @@ import structlog
 from relay import __version__
 from relay.admin import AdminServer
 from relay.dispatcher import Dispatcher
+from relay.envelope import CLOCK_SKEW
 from relay.journal import Journal
 from relay.metrics import Metrics
 from relay.normalize import Router
@@ -71,13 +72,17 @@ class Relay:
         return self.metrics.account().pending
 
     def _journal(self, stack: contextlib.AsyncExitStack) -> Journal:
-        """Open the journal for as long as the stack lasts."""
+        """Open the journal for as long as the stack lasts.
+
+        A request's timestamp may lie ahead of our clock, so it passes for that much longer than the
+        window; its row must be remembered for as long.
+        """
         journal = Journal(
             self._settings.journal.path,
             self.metrics,
             max_bytes=self._settings.journal.max_bytes,
             max_waiting=self._settings.journal.max_waiting,
-            window=self._settings.journal.dedupe_window,
+            window=self._settings.journal.dedupe_window + CLOCK_SKEW / 1000,
         )
         stack.push_async_callback(journal.close)
         return journal

@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 from relay.app import Relay
 from relay.cli import app as command
+from relay.envelope import CLOCK_SKEW
 from relay.errors import JournalLockedError
 from relay.gateway import GatewayOptions
 from relay.settings import Claims, Delivery, Settings
@@ -295,6 +296,16 @@ async def test_two_replicas_publish_an_event_once(
             assert sum(account().published for account in accounts) == len(names)
             assert sum(account().duplicate for account in accounts) == len(names)
             assert "relay_claims_up 1.0" in (await one.get("/metrics"))[1]
+
+
+async def test_event_is_remembered_while_its_request_could_pass(tmp_path: Path) -> None:
+    """A captured request whose timestamp lay ahead is refused only after the window and that."""
+    relay = Relay(settings(tmp_path, "127.0.0.1:1", "p."))
+    async with AsyncExitStack() as stack:
+        journal = relay._journal(stack)
+        first = 1_700_000_000_000
+        latest = first + CLOCK_SKEW + 24 * 3600 * 1000  # when a timestamp of first + skew expires
+        assert journal._writer._window >= latest - first
 
 
 async def leave(path: Path, *names: str) -> None:
