@@ -64,9 +64,10 @@ class Relay:
         """
         async with contextlib.AsyncExitStack() as stack:
             dispatcher = self._dispatcher(self._journal(stack), stack)
+            if not self.metrics.account().pending:
+                return 0
             async with asyncio.TaskGroup() as tasks:
                 dispatching = tasks.create_task(dispatcher.run())
-                self.ready.set()
                 await self._emptied(dispatcher, timeout)
                 dispatching.cancel()
         return self.metrics.account().pending

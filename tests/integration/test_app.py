@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +94,10 @@ async def running(config: Settings) -> AsyncIterator[Running]:
         ready.cancel()
         try:
             yield run
+            # aiokafka leaves a connection behind when it is stopped while it connects.
+            sample = run.relay.metrics.registry.get_sample_value
+            with suppress(TimeoutError):
+                await until(lambda: run.task.done() or sample("relay_kafka_up"), seconds=1)
         finally:
             run.stop.set()
             await run.task
@@ -339,12 +343,9 @@ async def test_drain_refuses_a_journal_in_use(
     embedded_kafka: str, topic_prefix: str, tmp_path: Path
 ) -> None:
     config = settings(tmp_path, embedded_kafka, topic_prefix)
-    async with running(config) as run:
+    async with running(config):
         with pytest.raises(JournalLockedError):
             await Relay(config).drain(1)
-        # aiokafka leaves a connection behind when it is stopped while it connects.
-        sample = run.relay.metrics.registry.get_sample_value
-        await until(lambda: sample("relay_kafka_up") == 1)
 
 
 async def test_drain_command(
