@@ -201,14 +201,14 @@ async def test_long_connection(toolchain: Toolchain) -> None:
 
 
 async def test_split_events(toolchain: Toolchain) -> None:
-    """Parts are joined; the Java client does so in several threads, and may need another try."""
+    """Parts are joined. Go and Java do so in parallel and without a lock: some need another try."""
     async with connected(toolchain, GatewayOptions(**APP, seed=1, max_part=400)) as place:
         feishu, program = place
         sent = events("")
         fates = [await feishu.push(body, name) for name, body in sent.items()]
         assert set(fates) == {Fate.DELIVERED}
         await until(lambda: set(program.seen) == set(sent))
-        if toolchain.language != "java":
+        if toolchain.language in {"python", "node"}:
             assert feishu.report.attempts == {200: len(sent)}
 
 
