@@ -170,12 +170,23 @@ def sentence(summary: Summary, seconds: float) -> str:
         verdict = f"[red]{_counted(summary.unexpected, 'answer')} not as it must be[/]"
     middle, tail = summary.quantile(0.5) * 1000, summary.quantile(0.99) * 1000
     rate = summary.sent / max(seconds, 0.001)
-    if summary.retried:
-        verdict = f"{summary.retried:,} sent again; {verdict}"
     return (
         f"{_counted(summary.sent, 'request')} in {seconds:.1f} s ({rate:,.0f}/s); "
         f"{verdict}; answered in {middle:.1f} ms (p50), {tail:.1f} ms (p99), "
-        f"{summary.slowest * 1000:.1f} ms (slowest)."
+        f"{summary.slowest * 1000:.1f} ms (slowest).\n{_fates(summary)}"
+    )
+
+
+def _fates(summary: Summary) -> str:
+    """Say what became of the events among the requests, repeats included."""
+    taken = late = 0
+    for (kind, status), count in summary.counts.items():
+        if not kind.hostile:
+            taken += count * (status == HTTPStatus.OK)
+            late += count * (status == NO_ANSWER)
+    return (
+        f"Events: {taken:,} acknowledged, {late:,} not answered within 3 s, "
+        f"{summary.retried:,} sent again, {summary.lost:,} lost."
     )
 
 

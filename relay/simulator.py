@@ -150,6 +150,8 @@ class Summary:
     unexpected: int = 0
     #: Attempts that failed, and were followed by another one.
     retried: int = 0
+    #: Events whose last attempt failed.
+    lost: int = 0
     slowest: float = 0
     latencies: deque[float] = field(default_factory=lambda: deque(maxlen=_LATENCIES_KEPT))
 
@@ -157,6 +159,7 @@ class Summary:
         """Count one answer."""
         self.counts[answer.kind, answer.status] += 1
         self.unexpected += answer.unexpected
+        self.lost += answer.unexpected and not answer.kind.hostile
         self.retried += answer.again and answer.status != answer.expected
         if answer.status != NO_ANSWER:
             self.latencies.append(answer.latency)

@@ -18,7 +18,8 @@ from relay.feishu import Feishu, HelpDesk
 from relay.gateway import GatewayOptions
 from relay.longconn import LongConnection
 from relay.metrics import Metrics
-from relay.simulator import Answer, Kind, Simulator, SimulatorOptions
+from relay.simulation import sentence
+from relay.simulator import Answer, Kind, Simulator, SimulatorOptions, Summary
 from relay.smallfeishu import Fate, Report, SmallFeishu, climb
 from tests.fakes import payload, until
 
@@ -175,6 +176,26 @@ async def test_simulator_sends_over_the_long_connection(feishu: SmallFeishu) -> 
     assert {answer.kind for answer in answers} == {Kind.EVENT, Kind.REPEAT, Kind.NOT_JSON}
     assert not [answer for answer in answers if answer.unexpected]
     assert {a.event_id for a in answers if not a.kind.hostile} == set(client.taken)
+
+
+async def test_simulator_tells_what_became_of_the_events(
+    feishu: SmallFeishu, client: Client
+) -> None:
+    """Refused ones come again, up the ladder; with nobody there they are lost."""
+    client.faults += [RejectedError(RejectReason.JOURNAL_FULL, "full")] * 3
+    options = SimulatorOptions(url="", count=20, seed=5, time_scale=0.0001)
+    summary = Summary()
+    await Simulator(options, feishu).run(summary.add)
+    assert "20 acknowledged, 0 not answered within 3 s, 3 sent again, 0 lost" in (
+        sentence(summary, 1)
+    )
+    await client.stop()
+    alone = Summary()
+    await Simulator(options, feishu).run(alone.add)
+    assert "0 acknowledged, 100 not answered within 3 s, 80 sent again, 20 lost" in (
+        sentence(alone, 1)
+    )
+    assert alone.unexpected == 20
 
 
 async def call(feishu: SmallFeishu, path: str, token: str = "", **query: object) -> Any:
