@@ -24,16 +24,14 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.padding import PKCS7
 
 from relay.errors import RelayError
+from relay.gateway import ANSWER_LIMIT
 from relay.samples import Helpdesk, Sample
 from relay.smallfeishu import LADDER, SmallFeishu
 
-#: Feishu gives up on a callback after this many seconds.
-ANSWER_LIMIT = 3.0
 #: The status of a request that got no answer; how many requests are under way at once.
 NO_ANSWER, _CONCURRENCY = 0, 32
-#: Seconds; beyond relay's dedupe window of a day.
-_STALE = 3 * 86400
-_LATENCIES_KEPT = 100_000
+#: Seconds beyond relay's dedupe window of a day; latencies that a summary keeps.
+_STALE, _LATENCIES_KEPT = 3 * 86400, 100_000
 
 
 class Kind(StrEnum):
