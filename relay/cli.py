@@ -11,7 +11,6 @@ from typing import Annotated, Any
 import typer
 import uvloop
 from rich.console import Console
-from rich.progress import Progress
 
 from relay import __version__, cli_events, cli_feishu, logs, settings
 from relay.cli_events import ConfigOption
@@ -122,6 +121,8 @@ def drain(
 
 async def _drain(loaded: settings.Settings, timeout: float) -> int:  # noqa: ASYNC109 - a bound
     """Show how many are pending while the journal is emptied."""
+    from rich.progress import Progress
+
     from relay.app import Relay
 
     relay = Relay(loaded)

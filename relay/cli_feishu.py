@@ -10,7 +10,6 @@ import aiohttp
 import typer
 import uvloop
 from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
 
 from relay import exactjson, journalview, settings
@@ -97,6 +96,8 @@ class _Run:
 
     async def all(self, url: str, app: settings.App, wanted: Range) -> None:
         """Read the service desk; raises FeishuError."""
+        from rich.progress import Progress
+
         seen = self._seen()
         async with aiohttp.ClientSession() as session:
             feishu = Feishu(session, url)
