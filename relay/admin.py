@@ -54,6 +54,7 @@ class AdminServer:
         age = time.time() - oldest / 1000 if oldest is not None else 0
         self._metrics.oldest_pending_seconds.set(max(age, 0))
         self._metrics.journal_bytes.set(self._journal.size())
+        self._metrics.journal_used_bytes.set(self._journal.used())
         return web.Response(
             body=self._metrics.exposition(), headers={"Content-Type": CONTENT_TYPE_LATEST}
         )

@@ -39,6 +39,9 @@ CALL_KEYS = 500
 #: Seconds between two tries while the store is away, doubled up to the longest.
 FIRST_WAIT, LONGEST_WAIT = 0.1, 2.0
 
+#: Seconds without a batch after which the store is asked whether it is still there.
+IDLE_LOOK = 10.0
+
 #: One call for many keys costs a tenth of as many `SET`s.
 _SCRIPT = """
 local lost = {}
@@ -75,6 +78,9 @@ class Claims:
         self._wait = FIRST_WAIT
         #: Monotonic time before which nothing is tried (with `publish`).
         self._again_at = 0.0
+        #: Monotonic time at which the store was last asked.
+        self._asked_at = -IDLE_LOOK
+        metrics.claims_up.set(0)
 
     async def close(self) -> None:
         """Close the connection."""
@@ -88,8 +94,7 @@ class Claims:
             try:
                 lost = await self.claim(events, owner)
             except ClaimsError as error:
-                self._metrics.claims_up.set(0)
-                self._changes.failing("claims_unavailable", str(error))
+                self._failed(error)
                 if self._settings.on_outage is OnOutage.PUBLISH:
                     self._again_at = time.monotonic() + LONGEST_WAIT
                     return Verdict(skipped=True)
@@ -99,6 +104,17 @@ class Claims:
                 continue
             self._succeeded(len(events), len(lost))
             return Verdict(lost=lost)
+
+    async def look(self) -> None:
+        """See from time to time whether the store is there, while there is nothing to claim."""
+        if time.monotonic() < self._asked_at + IDLE_LOOK:
+            return
+        try:
+            await self._within(lambda store: store.version())
+        except ClaimsError as error:
+            self._failed(error)
+        else:
+            self._succeeded(0, 0)
 
     async def claim(self, events: Sequence[StoredEvent], owner: str) -> frozenset[int]:
         """Claim a batch; give the positions that another journal has.
@@ -130,6 +146,7 @@ class Claims:
 
     async def _within(self, work: Callable[["_Store"], Awaitable[T]]) -> T:
         """Ask the store within the time limit; after any failure it is connected anew."""
+        self._asked_at = time.monotonic()
         try:
             async with asyncio.timeout(self._settings.timeout):
                 if self._store is None:
@@ -147,6 +164,10 @@ class Claims:
             with suppress(RedisError, OSError, TimeoutError):
                 async with asyncio.timeout(1):
                     await store.close()
+
+    def _failed(self, error: ClaimsError) -> None:
+        self._metrics.claims_up.set(0)
+        self._changes.failing("claims_unavailable", str(error))
 
     def _succeeded(self, asked: int, lost: int) -> None:
         self._wait = FIRST_WAIT

@@ -162,6 +162,8 @@ class Dispatcher:
         if not batch:
             self._connected()
             self.idle.set()
+            if self._claims:
+                await self._claims.look()
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._journal.arrived.wait(), IDLE_LOOK)
             return

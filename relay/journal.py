@@ -45,6 +45,7 @@ class Journal:
         self._path = path
         self._metrics = metrics
         self._max_waiting = max_waiting
+        metrics.journal_max_bytes.set(max_bytes)
         self._waiting = self._waiting_bytes = 0
         self._writable, self._full = True, False
         self._backlog = Backlog()
@@ -158,6 +159,10 @@ class Journal:
         """Bytes on disk, the write-ahead log included."""
         files = (self._path, self._path.with_name(self._path.name + "-wal"))
         return sum(file.stat().st_size for file in files if file.exists())
+
+    def used(self) -> int:
+        """Bytes of pages in use: what `max_bytes` bounds."""
+        return journalfile.used_bytes(self._reader)
 
     async def _call(self, work: Callable[[sqlite3.Connection], Any]) -> None:
         future: asyncio.Future[Any] = self._loop.create_future()

@@ -214,3 +214,12 @@ def last_seq(connection: sqlite3.Connection) -> int:
     """Give the highest seq that was ever used, whether its row is still there or not."""
     row = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'events'").fetchone()
     return int(row[0]) if row else 0
+
+
+def used_bytes(connection: sqlite3.Connection) -> int:
+    """Give the bytes in use: pages that a deletion has freed will be filled again."""
+    size, pages, free = (
+        int(connection.execute(f"PRAGMA {name}").fetchone()[0])
+        for name in ("page_size", "page_count", "freelist_count")
+    )
+    return size * (pages - free)

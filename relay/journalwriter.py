@@ -233,14 +233,7 @@ class Writer:
         """See whether the journal is at its limit, from time to time."""
         if self._full or self._unsized >= SIZE_LOOK:
             self._unsized = 0
-            self._full = self._used_bytes() >= self._max_bytes
-
-    def _used_bytes(self) -> int:
-        """Bytes in use: pages that a deletion has freed will be filled again."""
-        page = self._connection.execute("PRAGMA page_size").fetchone()[0]
-        pages = self._connection.execute("PRAGMA page_count").fetchone()[0]
-        free = self._connection.execute("PRAGMA freelist_count").fetchone()[0]
-        return int(page * (pages - free))
+            self._full = journalfile.used_bytes(self._connection) >= self._max_bytes
 
     def _keep_house(self) -> None:
         """Do one small step of what no ack may wait for: when idle, or when it is long overdue."""

@@ -107,6 +107,14 @@ class Metrics:
         self.journal_bytes = Gauge(
             "relay_journal_bytes", "Bytes on disk of the journal's files.", registry=registry
         )
+        self.journal_used_bytes = Gauge(
+            "relay_journal_used_bytes",
+            "Bytes of the journal's pages that hold something; at the maximum it is full.",
+            registry=registry,
+        )
+        self.journal_max_bytes = Gauge(
+            "relay_journal_max_bytes", "The setting journal.max_bytes.", registry=registry
+        )
         self.kafka_up = Gauge(
             "relay_kafka_up", "1 while the publisher is connected, else 0.", registry=registry
         )
@@ -130,8 +138,11 @@ class Metrics:
             registry=registry,
         )
         self.claims_up = Gauge(
-            "relay_claims_up", "1 while the claims store answers, else 0.", registry=registry
+            "relay_claims_up",
+            "1 while the claims store answers, or where none is needed, else 0.",
+            registry=registry,
         )
+        self.claims_up.set(1)
         self.claims_waiting = Gauge(
             "relay_claims_waiting_events",
             "Events of the batch that waits for the claims store.",

@@ -236,10 +236,12 @@ class Log(_Section):
 
 
 class _Environment(EnvSettingsSource):
-    """The environment, where each secret may also be given as `<NAME>_FILE`."""
+    """The environment, where each secret may also be a file: `<NAME>_FILE` or RELAY_SECRETS_DIR."""
 
     def _load_env_vars(self) -> Mapping[str, str | None]:
         variables = dict(super()._load_env_vars())
+        if directory := variables.pop("relay_secrets_dir", None):
+            variables |= _read_secrets(Path(directory))
         for name in list(variables):
             setting, path = name.removesuffix("_file"), variables[name]
             if name != setting and setting.endswith(_SECRETS) and path:
@@ -310,6 +312,17 @@ def _read_toml(path: Path) -> dict[str, Any]:
     except ValueError as error:
         message = f"{path}: not TOML: {error}"
         raise SettingsError(message) from None
+
+
+def _read_secrets(directory: Path) -> dict[str, str]:
+    """Read a mounted directory whose files are named as the variables that they stand for."""
+    try:
+        files = [path for path in directory.iterdir() if path.name.startswith("RELAY_")]
+    except OSError as error:
+        message = f"{directory}: {error.strerror}"
+        raise SettingsError(message) from None
+    secrets = {path.name.lower(): _read_secret(path) for path in files}
+    return {name: secret for name, secret in secrets.items() if secret}
 
 
 def _read_secret(path: Path) -> str:

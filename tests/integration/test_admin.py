@@ -96,6 +96,8 @@ async def test_metrics_show_age_and_size(place: Place) -> None:
     found = await scrape(place)
     assert 60 <= found["relay_oldest_pending_seconds"] < 90
     assert found["relay_journal_bytes"] == place.journal.size()
+    assert 0 < found["relay_journal_used_bytes"] <= found["relay_journal_bytes"]
+    assert found["relay_journal_max_bytes"] == 2**30
     await place.journal.settle([Settlement(seq=1, outcome=Outcome.PUBLISHED)], now)
     assert (await scrape(place))["relay_oldest_pending_seconds"] == 0
 

@@ -68,6 +68,25 @@ async def test_claim_is_named_as_the_design_says(server: RedisServer) -> None:
     await one.close()
 
 
+async def test_idle_replica_notices_that_the_store_is_away(
+    server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What `relay_claims_up` says must be true without events, too."""
+    monkeypatch.setattr(claims_module, "IDLE_LOOK", 0.05)
+    metrics = Metrics()
+    one, up = claims(server.url, metrics), metrics.claims_up._value.get
+    assert up() == 0
+    await one.look()
+    assert up() == 1
+    server.kill()
+    await one.look()
+    assert up() == 1, "asked only from time to time"
+    await asyncio.sleep(0.1)
+    await one.look()
+    assert up() == 0
+    await one.close()
+
+
 async def test_apps_are_apart(server: RedisServer) -> None:
     one = claims(server.url)
     await one.claim([stored("e-1", app="a")], "journal-1")

@@ -26,7 +26,12 @@ CONFIGURATION, OPERATIONS, CONTRACT, ARCHITECTURE = (
 )
 PAPERS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("bench/*.md")])
 #: Variables that are no settings: the file's name, and what the tests read.
-OTHER_VARIABLES = {"RELAY_CONFIG", "RELAY_TEST_KAFKA", "RELAY_SOAK_KILLS"}
+OTHER_VARIABLES = {
+    "RELAY_CONFIG",
+    "RELAY_SECRETS_DIR",
+    "RELAY_TEST_KAFKA",
+    "RELAY_SOAK_KILLS",
+}
 #: Variables that the docs show as mistakes.
 MISTAKES = {"RELAY_APPS__BILLING", "RELAY_KAFKA__COLOUR", "RELAY_KAFFKA"}
 

@@ -20,6 +20,8 @@ NAMES = {
     "relay_publish_seconds",
     "relay_end_to_end_seconds",
     "relay_journal_bytes",
+    "relay_journal_used_bytes",
+    "relay_journal_max_bytes",
     "relay_kafka_up",
     "relay_long_connection_up",
     "relay_long_connection_reconnects_total",

@@ -160,6 +160,26 @@ def test_secret_comes_from_a_file(
     assert getattr(holder, field).get_secret_value() == " from-a-file "
 
 
+def test_secrets_come_from_a_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a projected volume of Kubernetes: files named as variables, and its own hidden ones."""
+    (tmp_path / "..data").mkdir()
+    (tmp_path / "RELAY_APPS__DEFAULT__ENCRYPT_KEY").write_text("from-a-file\n")
+    (tmp_path / "RELAY_APPS__HR-DESK__VERIFICATION_TOKEN").write_text("another")
+    (tmp_path / "RELAY_KAFKA__SASL_PASSWORD").write_text("\n")
+    found = load(monkeypatch, {"RELAY_SECRETS_DIR": str(tmp_path)})
+    assert found.apps["default"].encrypt_keys == ("from-a-file",)
+    assert found.apps["hr-desk"].verification_tokens == ("another",)
+    assert not found.kafka.sasl_password.get_secret_value()
+
+
+def test_missing_secrets_directory_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "nothing"
+    changes: dict[str, str | None] = {"RELAY_SECRETS_DIR": str(path)}
+    assert [f"{path}: No such file or directory"] == mistakes(monkeypatch, changes)
+
+
 def test_missing_secret_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "nothing"
     changes: dict[str, str | None] = {"RELAY_KAFKA__SASL_PASSWORD_FILE": str(path)}
