@@ -34,6 +34,7 @@ from relay.events import (
 from relay.fairness import Turns
 from relay.journal import Journal
 from relay.kafka import describe
+from relay.lateness import LATE, Lateness
 from relay.logs import Changes
 from relay.metrics import Metrics
 from relay.normalize import Router, dead_letter, normalize
@@ -75,6 +76,7 @@ class Dispatcher:
         #: The last seq that an offset of this journal can speak of.
         self._known_seq = journal.trusted_seq or 0
         self._wait = FIRST_WAIT
+        self._lateness = Lateness()
         #: Set whenever the journal was found to hold nothing pending.
         self.idle = asyncio.Event()
 
@@ -190,7 +192,7 @@ class Dispatcher:
     async def _publish(self, batch: Sequence[StoredEvent], verdict: Verdict) -> list[Settlement]:
         """Make the records and publish them; give how each event ended."""
         if len(verdict.lost) == len(batch):
-            return [_lost(event) for event in batch]
+            return [settlement for settlement, _ in self._endings(batch, verdict)]
         settlements: list[Settlement] = []
         records = self._records(batch, verdict, settlements)
         try:
@@ -217,13 +219,17 @@ class Dispatcher:
         self, batch: Sequence[StoredEvent], verdict: Verdict
     ) -> Iterator[tuple[Settlement, Record | None]]:
         """Decide how each event ends, and make the record if it is ours to publish."""
+        self._lateness.begin()
         for place, event in enumerate(batch):
             if place in verdict.lost:
                 yield _lost(event), None
                 continue
             record = self._record(event)
-            if verdict.skipped:
-                record = replace(record, headers=[*record.headers, _SKIPPED])
+            marks = [_SKIPPED] if verdict.skipped else []
+            if self._lateness.late(record):
+                marks.append(LATE)
+            if marks:
+                record = replace(record, headers=[*record.headers, *marks])
             yield _settlement(event, record), record
 
     def _record(self, event: StoredEvent) -> Record:
@@ -248,6 +254,7 @@ class Dispatcher:
     ) -> None:
         """Write down how the batch ended, then count it."""
         now = int(time.time() * 1000)
+        self._lateness.published()
         await self._journal.settle(settlements, now)
         self._metrics.settled(Counter(settlement.outcome for settlement in settlements))
         for event in batch:

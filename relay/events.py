@@ -134,6 +134,8 @@ class Record:
     #: Unix time in milliseconds: the event's `received_at`.
     timestamp: int
     reason: DeadLetterReason | None = None
+    #: When Feishu made a ticket's event, RFC 3339 in UTC; None without a ticket or a time.
+    created_at: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

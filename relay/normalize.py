@@ -188,6 +188,7 @@ def _event_record(
         value=exactjson.dumps(value),
         headers=headers,
         timestamp=stored.received_at,
+        created_at=created_at if ticket_id else None,
     )
 
 

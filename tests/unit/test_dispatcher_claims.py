@@ -28,6 +28,9 @@ class MemoryClaims:
         self.owners: dict[str, str] = {}
         self.away = False
 
+    async def look(self) -> None:
+        """Nothing changes while nobody asks."""
+
     async def ask(self, events: Sequence[StoredEvent], owner: str) -> Verdict:
         if self.away:
             return Verdict(skipped=True)
