@@ -4,11 +4,12 @@ import asyncio
 import contextlib
 import gc
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import structlog
 
-from relay import __version__
+from relay import __version__, handover
 from relay.admin import AdminServer
 from relay.dispatcher import Dispatcher
 from relay.envelope import CLOCK_SKEW
@@ -71,6 +72,15 @@ class Relay:
                 await self._emptied(dispatcher, timeout)
                 dispatching.cancel()
         return self.metrics.account().pending
+
+    async def export(self, target: Path) -> int:
+        """Write what is pending and not in Kafka into a file, and settle it; give how many.
+
+        Raises JournalError, HandoverError, OSError, or PublishError if Kafka does not tell.
+        """
+        async with contextlib.AsyncExitStack() as stack:
+            await self._dispatcher(self._journal(stack), stack).recover()
+            return await asyncio.to_thread(handover.write, self._settings.journal.path, target)
 
     def _journal(self, stack: contextlib.AsyncExitStack) -> Journal:
         """Open the journal for as long as the stack lasts.

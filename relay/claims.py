@@ -47,6 +47,12 @@ _SCRIPT = """
 local lost = {}
 for place, key in ipairs(KEYS) do
   local owner = redis.call('SET', key, ARGV[1], 'NX', 'GET', 'EX', ARGV[2])
+  for heir = 3, #ARGV do
+    if owner == ARGV[heir] then
+      redis.call('SET', key, ARGV[1], 'EX', ARGV[2])
+      owner = false
+    end
+  end
   if owner and owner ~= ARGV[1] then lost[#lost + 1] = place end
 end
 return lost
@@ -56,8 +62,13 @@ return lost
 class _Store(Protocol):
     """A server, or a cluster of them."""
 
-    async def claim(self, keys: Sequence[str], owner: str, seconds: int) -> list[int]:
-        """Claim each key that is free; give the positions of those that others hold."""
+    async def claim(
+        self, keys: Sequence[str], owner: str, seconds: int, heir_of: Sequence[str]
+    ) -> list[int]:
+        """Claim each key that is free, or held by a journal that `owner` is the heir of.
+
+        Gives the positions of those that others hold.
+        """
 
     async def version(self) -> str:
         """Give the server's version, as `7.2.4`."""
@@ -122,17 +133,21 @@ class Claims:
         Raises ClaimsUnavailableError or ClaimsRefusedError; then nothing is known, and asking again
         is harmless.
         """
-        keys, positions = [], []
+        groups: dict[str | None, list[int]] = {}
         for position, event in enumerate(events):
             # An operator wants a replayed event once more, whoever published it first.
             if not event.replayed:
-                keys.append(f"{self._settings.key_prefix}{event.app}:{event.event_id}")
-                positions.append(position)
+                groups.setdefault(event.origin, []).append(position)
         lost: list[int] = []
-        for first in range(0, len(keys), CALL_KEYS):
-            part = keys[first : first + CALL_KEYS]
-            lost += (positions[first + place] for place in await self._call(part, owner))
+        for origin, positions in groups.items():
+            for first in range(0, len(positions), CALL_KEYS):
+                part = positions[first : first + CALL_KEYS]
+                keys = [self._key(events[position]) for position in part]
+                lost += (part[place] for place in await self._call(keys, owner, origin))
         return frozenset(lost)
+
+    def _key(self, event: StoredEvent) -> str:
+        return f"{self._settings.key_prefix}{event.app}:{event.event_id}"
 
     async def version(self) -> str:
         """Connect, and give the store's version. Raises as `claim` does."""
@@ -141,8 +156,9 @@ class Claims:
         finally:
             await self._discard()
 
-    async def _call(self, keys: Sequence[str], owner: str) -> list[int]:
-        return await self._within(lambda store: store.claim(keys, owner, self._seconds))
+    async def _call(self, keys: Sequence[str], owner: str, origin: str | None) -> list[int]:
+        heir_of = origin.split() if origin else ()
+        return await self._within(lambda store: store.claim(keys, owner, self._seconds, heir_of))
 
     async def _within(self, work: Callable[["_Store"], Awaitable[T]]) -> T:
         """Ask the store within the time limit; after any failure it is connected anew."""
@@ -223,7 +239,7 @@ def _store(settings: Settings) -> "_Store":
         sentinel = Sentinel(  # type: ignore[no-untyped-call]  # the library lacks it
             _hosts(url, 26379), sentinel_kwargs=limits, **options
         )
-        return _Server(sentinel.master_for(path[0]))
+        return _Server(sentinel.master_for(path[0]), *sentinel.sentinels)
     ((host, port),) = _hosts(url, 6379)
     return _Server(Redis(host=host, port=port, db=int(path[0]) if path else 0, **options))
 
@@ -240,13 +256,16 @@ def _hosts(url: SplitResult, default: int) -> list[tuple[str, int]]:
 class _Server:
     """One server, or the master that sentinels name."""
 
-    def __init__(self, client: Any) -> None:
+    def __init__(self, client: Any, *sentinels: Any) -> None:
         self._client = client
+        self._sentinels = sentinels
         self._script = client.register_script(_SCRIPT)
 
-    async def claim(self, keys: Sequence[str], owner: str, seconds: int) -> list[int]:
+    async def claim(
+        self, keys: Sequence[str], owner: str, seconds: int, heir_of: Sequence[str]
+    ) -> list[int]:
         """Claim many keys in one call."""
-        lost = await self._script(keys=keys, args=(owner, seconds))
+        lost = await self._script(keys=keys, args=(owner, seconds, *heir_of))
         return [place - 1 for place in lost]
 
     async def version(self) -> str:
@@ -255,7 +274,8 @@ class _Server:
 
     async def close(self) -> None:
         """Close the connections."""
-        await self._client.aclose()
+        for client in (self._client, *self._sentinels):
+            await client.aclose()
 
 
 class _Cluster:
@@ -264,14 +284,23 @@ class _Cluster:
     def __init__(self, client: Any) -> None:
         self._client = client
 
-    async def claim(self, keys: Sequence[str], owner: str, seconds: int) -> list[int]:
-        """Claim many keys in one pipeline."""
+    async def claim(
+        self, keys: Sequence[str], owner: str, seconds: int, heir_of: Sequence[str]
+    ) -> list[int]:
+        """Claim many keys in one pipeline; inherited ones, which are few, one by one."""
+        if heir_of:
+            asked = [await self._inherit(key, owner, seconds, heir_of) for key in keys]
+            return [place for place, lost in enumerate(asked) if lost]
         pipeline = self._client.pipeline()
         for key in keys:
             pipeline.set(key, owner, nx=True, get=True, ex=seconds)
         holders = await pipeline.execute()
         mine = (None, owner.encode())
         return [place for place, holder in enumerate(holders) if holder not in mine]
+
+    async def _inherit(self, key: str, owner: str, seconds: int, heir_of: Sequence[str]) -> bool:
+        lost = await self._client.eval(_SCRIPT, 1, key, owner, seconds, *heir_of)
+        return bool(lost)
 
     async def version(self) -> str:
         """Ask one of the nodes."""

@@ -106,12 +106,9 @@ def drain(
     config: ConfigOption = None,
 ) -> None:
     """Publish what a stopped replica's journal holds, and take nothing; exit 1 if some is left."""
-    loaded = settings.load(config)
-    if journal:
-        if not journal.exists():
-            raise JournalError(f"{journal}: there is no such journal")
-        moved = loaded.journal.model_copy(update={"path": journal})
-        loaded = loaded.model_copy(update={"journal": moved})
+    loaded = settings.load(config).at(journal)
+    if journal and not journal.exists():
+        raise JournalError(f"{journal}: there is no such journal")
     logs.configure(loaded.log)
     left = _run(_drain(loaded, timeout))
     typer.echo(f"{loaded.journal.path}: {left:,} events left" if left else "Nothing is left.")

@@ -8,11 +8,13 @@ from typing import Annotated
 
 import orjson
 import typer
+import uvloop
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from relay import exactjson, journalview, settings
+from relay import exactjson, handover, journalview, logs, settings
+from relay.errors import JournalError
 from relay.events import Outcome, StoredEvent
 from relay.kafka import describe
 from relay.normalize import Router, normalize
@@ -154,6 +156,35 @@ def discard(
         for event_id in event_ids:
             view.discard(event_id, app_name)
             typer.echo(f"{event_id}: goes when the dedupe window has passed")
+
+
+@app.command()
+def export(
+    file: Annotated[Path, typer.Argument(help="The file to write; there must be none yet.")],
+    journal: JournalOption = None,
+    config: ConfigOption = None,
+) -> None:
+    """Take the pending events out of a stopped replica's journal, for `relay events import`."""
+    from relay.app import Relay
+
+    loaded = settings.load(config).at(journal)
+    if not loaded.journal.path.exists():
+        raise JournalError(f"{loaded.journal.path}: there is no such journal")
+    logs.configure(loaded.log)
+    count = uvloop.run(Relay(loaded).export(file))
+    typer.echo(f"{file}: {count:,} events; they are no longer in the journal's care")
+
+
+@app.command("import")
+def import_events(
+    file: Annotated[Path, typer.Argument(help="A file of `relay events export`.")],
+    journal: JournalOption = None,
+    config: ConfigOption = None,
+) -> None:
+    """Put another replica's pending events into this journal; a second time adds none."""
+    path = _path(journal, config)
+    taken = handover.read(file, path)
+    typer.echo(f"{path}: {taken.added:,} events added, {taken.known:,} known already")
 
 
 def _record(stored: StoredEvent, journal: Path | None, config: Path | None) -> dict[str, object]:

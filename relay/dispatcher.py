@@ -98,6 +98,16 @@ class Dispatcher:
             except Exception as error:  # noqa: BLE001 - the supervisor: no fault may end the loop
                 await self._hold("dispatch_failed", error)
 
+    async def recover(self) -> None:
+        """Settle what Kafka already has, and publish nothing.
+
+        Raises PublishError if Kafka does not tell, ClaimsError or RejectedError.
+        """
+        try:
+            await self._recover()
+        finally:
+            await self._publisher.close()
+
     async def _run_until_failure(self) -> None:
         try:
             await self._recover()

@@ -118,6 +118,10 @@ class EventNotReplayableError(RelayError):
     """The event is there, but it is pending, without its body, or not kept for a decision."""
 
 
+class HandoverError(RelayError):
+    """A file of `relay events export` cannot be written, or is none."""
+
+
 class PublishError(RelayError):
     """Kafka did not take a batch, or did not say whether it did; the journal still holds it."""
 

@@ -65,6 +65,8 @@ class IgnoredReason(StrEnum):
 
 #: Why a stored event is a duplicate: another journal had claimed it.
 OTHER_REPLICA = "other_replica"
+#: The same, in the journal of a replica that has handed its pending events over to another.
+EXPORTED = "exported"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,6 +122,8 @@ class StoredEvent:
     replayed: bool = False
     #: Set when the broker has refused the event's record.
     too_large: bool = False
+    #: The ids of the journals it was handed over from, with a space between: their claims are ours.
+    origin: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,7 +148,7 @@ class Settlement:
 
     seq: int
     outcome: Outcome
-    #: A DeadLetterReason, or OTHER_REPLICA.
+    #: A DeadLetterReason, OTHER_REPLICA or EXPORTED.
     reason: str | None = None
 
 

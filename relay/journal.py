@@ -25,7 +25,7 @@ MAX_WAITING_BYTES = 64 * 2**20
 #: Rows that are read at once.
 READ_BITE = 32
 
-_COLUMNS = "seq, app, transport, received_at, event_id, event_type, body, replayed, reason"
+_COLUMNS = "seq, app, transport, received_at, event_id, event_type, body, replayed, reason, origin"
 _PENDING = f"SELECT {_COLUMNS} FROM events WHERE outcome IS NULL ORDER BY seq LIMIT ?"  # noqa: S608 - constants
 _OLDEST = (
     "SELECT received_at FROM events WHERE outcome IS NULL AND NOT replayed ORDER BY seq LIMIT 1"
@@ -209,9 +209,9 @@ class Journal:
             self.arrived.set()
 
     def _count_replays(self, events: Sequence[StoredEvent]) -> None:
-        """Count, once, the rows that replay and backfill have put in since the start."""
+        """Count, once, the rows that replay, import and backfill have put in since the start."""
         for event in events:
-            foreign = event.replayed or event.transport is Transport.BACKFILL
+            foreign = event.replayed or event.origin or event.transport is Transport.BACKFILL
             if foreign and event.seq > self._counted_seq:
                 self._counted_seq = event.seq
                 self._metrics.received(event.app, event.transport)
@@ -232,7 +232,7 @@ class Journal:
 
 def stored_event(row: tuple[Any, ...]) -> StoredEvent:
     """Make a StoredEvent of a row of the columns of `_COLUMNS`."""
-    seq, app, transport, received_at, event_id, event_type, body, replayed, reason = row
+    seq, app, transport, received_at, event_id, event_type, body, replayed, reason, origin = row
     return StoredEvent(
         seq=seq,
         app=app,
@@ -243,6 +243,7 @@ def stored_event(row: tuple[Any, ...]) -> StoredEvent:
         body=body,
         replayed=bool(replayed),
         too_large=reason == DeadLetterReason.TOO_LARGE,
+        origin=origin,
     )
 
 

@@ -123,7 +123,7 @@ def _create(path: Path) -> None:
             connection.execute("INSERT INTO journal (id) VALUES (?)", (str(uuid.uuid4()),))
             connection.execute("PRAGMA journal_mode = WAL")
         draft.replace(path)
-        _sync_directory(path.parent)
+        sync_directory(path.parent)
     except (OSError, sqlite3.Error) as error:
         with suppress(OSError):
             draft.unlink(missing_ok=True)
@@ -131,7 +131,8 @@ def _create(path: Path) -> None:
         raise JournalError(message) from error
 
 
-def _sync_directory(path: Path) -> None:
+def sync_directory(path: Path) -> None:
+    """Make the names in a directory durable."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -208,6 +209,16 @@ def begin(connection: sqlite3.Connection) -> tuple[str, int]:
         return str(row[0]), int(row[1])
 
     return transaction(connection, work)
+
+
+def begin_if_idle(path: Path, connection: sqlite3.Connection) -> None:
+    """Before rows are put into a journal that no relay owns: as `begin`.
+
+    The file may have been restored from a snapshot. Then Kafka's offset speaks of other events, and
+    must not settle what is put in now.
+    """
+    with suppress(JournalLockedError), lock(path, patience=0):
+        begin(connection)
 
 
 def last_seq(connection: sqlite3.Connection) -> int:

@@ -52,7 +52,8 @@ class Entry:
 class JournalView:
     """The rows of a journal file, newest first."""
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
+    def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
+        self._path = path
         self._connection = connection
 
     def entries(self, outcome: str | None, limit: int) -> list[Entry]:
@@ -95,6 +96,7 @@ class JournalView:
             callback.received_at,
             callback.body,
         )
+        journalfile.begin_if_idle(self._path, self._connection)
         cursor = journalfile.transaction(
             self._connection, lambda: self._connection.execute(_ADD, values)
         )
@@ -127,6 +129,7 @@ class JournalView:
                 ),
             )
 
+        journalfile.begin_if_idle(self._path, self._connection)
         journalfile.transaction(self._connection, work)
 
     def discard(self, event_id: str, app: str | None = None) -> None:
@@ -148,7 +151,7 @@ def opened(path: Path) -> Iterator[JournalView]:
     """Open a journal that exists. Raises JournalError."""
     journalfile.check_header(path)
     with closing(journalfile.connect(path)) as connection:
-        yield JournalView(connection)
+        yield JournalView(path, connection)
 
 
 def as_stored(entry: Entry, body: bytes) -> StoredEvent:

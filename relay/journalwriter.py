@@ -54,13 +54,13 @@ _TIDY = (
 )
 #: What a full journal needs of a settled event is its id alone.
 _SHELLS = (
-    "SELECT seq, app, event_id, event_type, transport, received_at, replayed, outcome, reason,"
-    " settled_at, x'' FROM events WHERE seq > ? AND outcome IN ('published', 'duplicate')"
+    "SELECT seq, app, event_id, event_type, transport, received_at, replayed, origin, outcome,"
+    " reason, settled_at, x'' FROM events WHERE seq > ? AND outcome IN ('published', 'duplicate')"
     " AND seq < (SELECT coalesce(min(seq), 9e18) FROM events WHERE outcome IS NULL)"
     " ORDER BY seq LIMIT ?"
 )
 _DELETE = "DELETE FROM events WHERE seq = ?"
-_PUT_BACK = "INSERT INTO events VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_PUT_BACK = "INSERT INTO events VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 
 
 @dataclass(frozen=True, slots=True)

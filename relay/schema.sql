@@ -26,6 +26,9 @@ CREATE TABLE events (
     received_at INTEGER NOT NULL,
     -- 1 after `relay events replay`: the record says so in a header.
     replayed INTEGER NOT NULL DEFAULT 0,
+    -- After `relay events import`: the ids of the journals that the event has passed through,
+    -- with a space between them: their claims count as our own.
+    origin TEXT,
     -- NULL while pending, then published, duplicate or dead_letter.
     outcome TEXT,
     -- Why it is a dead letter; too_large is noted while it is pending. Rows with too_large or internal_error stay until an operator decides.

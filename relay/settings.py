@@ -273,6 +273,13 @@ class Settings(BaseSettings):
     drain: Drain = Drain()
     log: Log = Log()
 
+    def at(self, journal: Path | None) -> Self:
+        """Give these settings for another journal's file."""
+        if journal is None:
+            return self
+        moved = self.journal.model_copy(update={"path": journal})
+        return self.model_copy(update={"journal": moved})
+
     @classmethod
     def settings_customise_sources(
         cls,

@@ -220,6 +220,13 @@ class Oracle:
         async with self._session() as session:
             return await self._deliver(session, event)
 
+    async def repeat(self, url: str, count: int) -> None:
+        """Deliver acknowledged events once more, to another replica."""
+        events = [event for ticket in self._tickets for event in ticket.recent]
+        async with self._session() as session:
+            for event in self._rng.sample(events, min(count, len(events))):
+                await self._deliver(session, event, url)
+
     def _session(self) -> aiohttp.ClientSession:
         return aiohttp.ClientSession(
             timeout=aiohttp.ClientTimeout(total=ANSWER_LIMIT),
@@ -263,11 +270,13 @@ class Oracle:
                 return
             await asyncio.sleep(RETRY_AFTER)
 
-    async def _deliver(self, session: aiohttp.ClientSession, event: Event) -> int:
+    async def _deliver(
+        self, session: aiohttp.ClientSession, event: Event, url: str | None = None
+    ) -> int:
         body, headers = signed_request(event, self._rng)
         started, status = time.perf_counter(), NO_ANSWER
         with contextlib.suppress(aiohttp.ClientError, TimeoutError, ConnectionError):
-            async with session.post(self.url, data=body, headers=headers) as response:
+            async with session.post(url or self.url, data=body, headers=headers) as response:
                 status = response.status
                 await response.read()
         if status != NO_ANSWER:

@@ -131,9 +131,11 @@ class TwoWayOracle(Oracle):
         self._chance = rng
         self.pushed: Counter[int] = Counter()
 
-    async def _deliver(self, session: aiohttp.ClientSession, event: Event) -> int:
+    async def _deliver(
+        self, session: aiohttp.ClientSession, event: Event, url: str | None = None
+    ) -> int:
         if self._chance.random() < 0.5:
-            return await super()._deliver(session, event)
+            return await super()._deliver(session, event, url)
         code = await self._feishu.gateway.deliver(event.body, event.event_id)
         self.pushed[code] += 1
         return code

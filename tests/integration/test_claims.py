@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,22 @@ async def test_apps_are_apart(server: RedisServer) -> None:
     one = claims(server.url)
     await one.claim([stored("e-1", app="a")], "journal-1")
     assert frozenset() == await one.claim([stored("e-1", app="b")], "journal-2")
+    await one.close()
+
+
+async def test_heir_has_the_claims_of_the_journals_before_it(server: RedisServer) -> None:
+    """But nobody else's; and what it takes over is its own from then on."""
+    batch = [stored("a"), stored("b"), stored("c"), stored("d")]
+    inherited = [replace(one, origin="first second") for one in batch]
+    one = claims(server.url)
+    await one.claim(batch[:1], "first")
+    await one.claim(batch[1:2], "second")
+    await one.claim(batch[2:3], "other")
+    assert frozenset({0, 1, 2}) == await one.claim(batch, "heir")
+    assert frozenset({2}) == await one.claim(inherited, "heir")
+    assert frozenset({2}) == await one.claim(batch, "heir")
+    assert frozenset({0, 1, 3}) == await one.claim(batch, "other")
+    assert frozenset({0, 1, 2, 3}) == await one.claim(inherited, "another heir")
     await one.close()
 
 
@@ -207,6 +224,8 @@ async def test_cluster(tmp_path: Path) -> None:
         batch = [stored(f"e-{n}") for n in range(20)]
         assert frozenset() == await one.claim(batch[:5], "journal-1")
         assert frozenset(range(5)) == await one.claim(batch, "journal-2")
+        inherited = [replace(event, origin="journal-1") for event in batch]
+        assert frozenset(range(5, 20)) == await one.claim(inherited, "journal-3")
         await one.close()
 
 

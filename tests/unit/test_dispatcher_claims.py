@@ -34,6 +34,9 @@ class MemoryClaims:
     async def ask(self, events: Sequence[StoredEvent], owner: str) -> Verdict:
         if self.away:
             return Verdict(skipped=True)
+        for one in events:
+            if self.owners.get(one.event_id, "") in (one.origin or "").split():
+                self.owners[one.event_id] = owner
         lost = [
             place
             for place, one in enumerate(events)

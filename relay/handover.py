@@ -1,0 +1,173 @@
+"""Moves the pending events of a replica that will not come back into another one's journal.
+
+`write` takes them out of a stopped journal, `read` puts them into another, running or not. The
+events are in one place or the other at every moment, or in the file between the two, and the id of
+the journal they come from goes along: claims that it has made are honoured.
+"""
+
+import os
+import sqlite3
+import time
+from base64 import b64decode, b64encode
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from relay import journalfile
+from relay.errors import HandoverError
+from relay.events import EXPORTED, Outcome
+
+#: The first line's version, and rows of one transaction.
+VERSION, ROWS = 1, 500
+
+_FIELDS = ("app", "event_id", "event_type", "transport", "received_at", "replayed", "reason")
+_PENDING = (
+    f"SELECT seq, {', '.join(_FIELDS)}, origin, body FROM events"  # noqa: S608 - constants
+    " WHERE outcome IS NULL ORDER BY seq"
+)
+_EXPORTED = (
+    "UPDATE events SET outcome = ?, reason = ?, settled_at = ? WHERE outcome IS NULL AND seq <= ?"
+)
+_KNOWN = "SELECT seq, outcome, origin FROM events WHERE app = ? AND event_id = ?"
+_ADD = (
+    f"INSERT INTO events ({', '.join(_FIELDS)}, origin, body)"  # noqa: S608 - constants
+    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Taken:
+    """What became of the events of a file."""
+
+    added: int
+    #: The journal had them already.
+    known: int
+
+
+def write(journal: Path, target: Path) -> int:
+    """Take the pending events out of a journal that the caller has locked; give how many.
+
+    First the whole file is on disk, then the journal lets go, then the file gets its name: after a
+    crash the same call goes on. Raises HandoverError or OSError.
+    """
+    if target.exists():
+        raise HandoverError(f"{target}: is there already; name another file")
+    draft = target.with_name(target.name + ".part")
+    with closing(journalfile.connect(journal)) as connection:
+        if (count := _finished(connection, draft)) is None:
+            count, last_seq = _write_draft(connection, draft)
+            values = (Outcome.DUPLICATE, EXPORTED, int(time.time() * 1000), last_seq)
+            journalfile.transaction(connection, lambda: connection.execute(_EXPORTED, values))
+    draft.rename(target)
+    journalfile.sync_directory(target.parent)
+    return count
+
+
+def _write_draft(connection: sqlite3.Connection, draft: Path) -> tuple[int, int]:
+    """Write header, events and end; give how many events, and the last one's seq."""
+    count = last_seq = 0
+    with draft.open("wb") as file:
+        file.write(_line({"relay_export": VERSION, "journal": _id(connection)}))
+        for last_seq, *values, origin, body in connection.execute(_PENDING):  # noqa: B007 - the last one counts
+            fields = dict(zip(_FIELDS, values, strict=True))
+            file.write(_line(fields | {"origin": origin, "body": b64encode(body).decode()}))
+            count += 1
+        file.write(_line({"end": count}))
+        file.flush()
+        os.fsync(file.fileno())
+    return count, last_seq
+
+
+def _finished(connection: sqlite3.Connection, draft: Path) -> int | None:
+    """Give the events of a draft that the journal has already let go of; None: there is none."""
+    try:
+        origin, events = _parsed(draft)
+    except (HandoverError, OSError):
+        return None
+    if origin != _id(connection) or not events:
+        return None
+    sql = "SELECT reason FROM events WHERE app = ? AND event_id = ?"
+    place = (events[0]["app"], events[0]["event_id"])
+    return len(events) if connection.execute(sql, place).fetchone() == (EXPORTED,) else None
+
+
+def read(source: Path, journal: Path) -> Taken:
+    """Put the events of a file into a journal, which a relay may own; a second time adds none.
+
+    Raises HandoverError, JournalError or OSError.
+    """
+    origin, events = _parsed(source)
+    if not journal.exists():
+        with journalfile.lock(journal):
+            journalfile.prepare(journal)
+    journalfile.check_header(journal)
+    with closing(journalfile.connect(journal)) as connection:
+        if origin == _id(connection):
+            raise HandoverError(f"{journal}: is the journal that {source} was taken from")
+        journalfile.begin_if_idle(journal, connection)
+        added = 0
+        for first in range(0, len(events), ROWS):
+            part = events[first : first + ROWS]
+            added += journalfile.transaction(connection, partial(_add, connection, origin, part))
+    return Taken(added=added, known=len(events) - added)
+
+
+def _add(connection: sqlite3.Connection, origin: str, events: list[dict[str, Any]]) -> int:
+    """Put events behind all others; what is on its way or published here stays as it is."""
+    added = 0
+    for event in events:
+        # Each journal that it has passed through may have claimed it.
+        comes_from = " ".join(filter(None, (event["origin"], origin)))
+        known = connection.execute(_KNOWN, (event["app"], event["event_id"])).fetchone()
+        if known and not _was_left_to(comes_from, known, replayed=bool(event["replayed"])):
+            continue
+        if known:
+            connection.execute("DELETE FROM events WHERE seq = ?", known[:1])
+        values = [event[name] for name in _FIELDS]
+        connection.execute(_ADD, (*values, comes_from, b64decode(event["body"])))
+        added += 1
+    return added
+
+
+def _was_left_to(origin: str, known: tuple[int, str | None, str | None], *, replayed: bool) -> bool:
+    """Whether our copy has ended because another replica was to publish the event."""
+    _, outcome, known_origin = known
+    if outcome == Outcome.DUPLICATE:
+        return True
+    # An operator wanted it once more, there; once more from there is enough.
+    return replayed and outcome is not None and known_origin != origin
+
+
+def _parsed(source: Path) -> tuple[str, list[dict[str, Any]]]:
+    """Read a whole file: the journal it is of, and its events."""
+    try:
+        header, *events, end = map(orjson.loads, _lines(source))
+        if header["relay_export"] != VERSION or end != {"end": len(events)}:
+            raise HandoverError(f"{source}: is of another version of relay, or not whole")
+        for event in events:
+            b64decode(event["body"], validate=True)
+            missing = {*_FIELDS, "origin"} - event.keys()
+            if missing:
+                raise HandoverError(f"{source}: an event lacks {', '.join(sorted(missing))}")
+        return str(header["journal"]), events
+    except (ValueError, KeyError, TypeError) as error:
+        message = f"{source}: is not what `relay events export` writes, or not whole"
+        raise HandoverError(message) from error
+
+
+def _lines(source: Path) -> Iterator[bytes]:
+    with source.open("rb") as file:
+        yield from file
+
+
+def _line(value: dict[str, object]) -> bytes:
+    return orjson.dumps(value) + b"\n"
+
+
+def _id(connection: sqlite3.Connection) -> str:
+    return str(connection.execute("SELECT id FROM journal").fetchone()[0])

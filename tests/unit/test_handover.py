@@ -1,0 +1,250 @@
+"""A stopped replica's pending events move into another journal: all of them, and none twice."""
+
+import asyncio
+import os
+import shutil
+import sqlite3
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from relay import handover, journalfile, journalview
+from relay.dispatcher import Dispatcher
+from relay.errors import HandoverError, KafkaUnavailableError
+from relay.events import EXPORTED, OTHER_REPLICA, Outcome, Settlement
+from relay.journal import Journal
+from relay.metrics import Metrics
+from tests.fakes import MemoryKafka, MemoryPublisher, event, journal_at, until
+from tests.unit.test_dispatcher import ROUTER, dispatching, drained, endings, published
+from tests.unit.test_dispatcher_claims import MemoryClaims, replica
+
+NOW = 1_767_323_045_678
+
+
+def recovering(journal: Journal, kafka: MemoryKafka, metrics: Metrics) -> Dispatcher:
+    return Dispatcher(journal, MemoryPublisher(kafka), ROUTER, metrics)
+
+
+async def fill(path: Path, *names: str, settled: int = 0) -> str:
+    """Store events and settle the first of them; give the journal's id."""
+    async with journal_at(path) as journal:
+        await journal.trust_own()
+        for name in names:
+            await journal.add(event(name))
+        if settled:
+            done = [Settlement(seq=n + 1, outcome=Outcome.PUBLISHED) for n in range(settled)]
+            await journal.settle(done, NOW)
+        return journal.id
+
+
+@pytest.fixture
+def old(tmp_path: Path) -> Path:
+    path = tmp_path / "old.db"
+    asyncio.run(fill(path, "done", "a", "b", settled=1))
+    return path
+
+
+@pytest.fixture
+def new(tmp_path: Path) -> Path:
+    return tmp_path / "new.db"
+
+
+def test_pending_events_move(old: Path, new: Path, tmp_path: Path) -> None:
+    """With everything that belongs to them; the old journal keeps only their ids."""
+    file = tmp_path / "events"
+    assert handover.write(old, file) == 2
+    assert handover.read(file, new) == handover.Taken(added=2, known=0)
+    assert endings(old) == [
+        ("done", "published", None),
+        ("a", "duplicate", EXPORTED),
+        ("b", "duplicate", EXPORTED),
+    ]
+    with journalview.opened(old) as before, journalview.opened(new) as after:
+        for name in ("a", "b"):
+            was, body = before.find(name)
+            now, same = after.find(name)
+            assert (now.event_type, now.transport, now.received_at) == (
+                was.event_type,
+                was.transport,
+                was.received_at,
+            )
+            assert (same, now.outcome) == (body, "pending")
+
+
+def test_second_import_adds_none(old: Path, new: Path, tmp_path: Path) -> None:
+    handover.write(old, tmp_path / "events")
+    handover.read(tmp_path / "events", new)
+    assert handover.read(tmp_path / "events", new) == handover.Taken(added=0, known=2)
+
+
+def test_import_into_its_own_journal_is_refused(old: Path, tmp_path: Path) -> None:
+    handover.write(old, tmp_path / "events")
+    with pytest.raises(HandoverError, match="was taken from"):
+        handover.read(tmp_path / "events", old)
+
+
+def test_existing_file_is_not_overwritten(old: Path, tmp_path: Path) -> None:
+    (tmp_path / "events").write_text("mine")
+    with pytest.raises(HandoverError, match="is there already"):
+        handover.write(old, tmp_path / "events")
+    assert (tmp_path / "events").read_text() == "mine"
+
+
+@pytest.mark.parametrize("step", ["transaction", "rename"])
+def test_export_that_died_is_finished_by_the_next(
+    step: str, old: Path, new: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before the journal let go of the events, or after it: no event is lost between the two."""
+
+    def die(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        owner = journalfile if step == "transaction" else Path
+        patched.setattr(owner, step, die)
+        with pytest.raises(KeyboardInterrupt):
+            handover.write(old, tmp_path / "events")
+    assert not (tmp_path / "events").exists()
+    assert handover.write(old, tmp_path / "events") == 2
+    assert handover.read(tmp_path / "events", new).added == 2
+
+
+def test_draft_is_on_disk_before_the_journal_lets_go(
+    old: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order: list[str] = []
+    sync, transaction = os.fsync, journalfile.transaction
+
+    def watched_sync(number: int) -> None:
+        order.append("fsync")
+        sync(number)
+
+    def watched(connection: sqlite3.Connection, work: object) -> object:
+        order.append("let go")
+        return transaction(connection, work)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(os, "fsync", watched_sync)
+    monkeypatch.setattr(journalfile, "transaction", watched)
+    handover.write(old, tmp_path / "events")
+    assert order[:2] == ["fsync", "let go"]
+
+
+@pytest.mark.parametrize("cut", [1, 3])
+def test_file_that_is_not_whole_is_refused(cut: int, old: Path, new: Path, tmp_path: Path) -> None:
+    """Before anything of it is taken in."""
+    file = tmp_path / "events"
+    handover.write(old, file)
+    file.write_bytes(b"".join(file.read_bytes().splitlines(keepends=True)[:-cut]))
+    with pytest.raises(HandoverError, match="not whole"):
+        handover.read(file, new)
+    assert not new.exists()
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{}\n", "[]\n[]\n", "not json\n", '{"relay_export":2,"journal":"x"}\n{"end":0}\n']
+)
+def test_file_of_another_kind_is_refused(text: str, new: Path, tmp_path: Path) -> None:
+    (tmp_path / "events").write_text(text)
+    with pytest.raises(HandoverError):
+        handover.read(tmp_path / "events", new)
+
+
+async def test_what_kafka_has_is_not_exported(tmp_path: Path) -> None:
+    """The replica died between the transaction's commit and its own."""
+    old, kafka, metrics = tmp_path / "old.db", MemoryKafka(), Metrics()
+    kafka.offsets[await fill(old, "a", "b", "c")] = 3
+    async with journal_at(old, metrics) as journal:
+        await recovering(journal, kafka, metrics).recover()
+        assert handover.write(old, tmp_path / "events") == 1
+    assert [ending[1] for ending in endings(old)] == ["published", "published", "duplicate"]
+
+
+async def test_nothing_is_exported_while_kafka_does_not_tell(tmp_path: Path) -> None:
+    old, metrics = tmp_path / "old.db", Metrics()
+    await fill(old, "a")
+    kafka = MemoryKafka(on_open=[KafkaUnavailableError("away")])
+    async with journal_at(old, metrics) as journal:
+        with pytest.raises(KafkaUnavailableError):
+            await recovering(journal, kafka, metrics).recover()
+    assert endings(old) == [("a", None, None)]
+
+
+async def test_running_replica_publishes_what_is_put_in(old: Path, tmp_path: Path) -> None:
+    """It finds the rows by itself, and its account balances."""
+    handover.write(old, tmp_path / "events")
+    kafka, metrics, new = MemoryKafka(), Metrics(), tmp_path / "new.db"
+    async with journal_at(new, metrics) as journal, dispatching(journal, kafka, metrics):
+        await journal.add(event("own"))
+        await until(lambda: drained(metrics))
+        await asyncio.to_thread(handover.read, tmp_path / "events", new)
+        await until(lambda: len(kafka.records) == 3)
+        await until(lambda: drained(metrics))
+    assert published(kafka) == ["own", "a", "b"]
+    account = metrics.account()
+    assert (account.received, account.published, account.pending) == (3, 3, 0)
+
+
+async def test_event_that_was_left_to_the_old_replica_is_taken_up(tmp_path: Path) -> None:
+    """Here it ended as a duplicate, as the old one had claimed it and was to publish it."""
+    old, new, claims = tmp_path / "old.db", tmp_path / "new.db", MemoryClaims()
+    kafka, metrics = MemoryKafka(), Metrics()
+    claims.owners["a"] = await fill(old, "a", "b")
+    async with journal_at(new, metrics) as journal, replica(journal, kafka, metrics, claims):
+        await journal.add(event("a"))
+        await until(lambda: drained(metrics))
+        assert endings(new) == [("a", "duplicate", OTHER_REPLICA)]
+        handover.write(old, tmp_path / "events")
+        taken = await asyncio.to_thread(handover.read, tmp_path / "events", new)
+        assert taken == handover.Taken(added=2, known=0)
+        await until(lambda: len(kafka.records) == 2)
+        await until(lambda: drained(metrics))
+    assert published(kafka) == ["a", "b"]
+
+
+async def test_file_taken_in_by_two_replicas_is_published_once(tmp_path: Path) -> None:
+    """And a third one that got an event by Feishu's retry keeps it."""
+    old, claims, kafka = tmp_path / "old.db", MemoryClaims(), MemoryKafka()
+    name = await fill(old, "a", "b", "c")
+    claims.owners |= {"a": name, "b": "third"}
+    handover.write(old, tmp_path / "events")
+    for number in range(2):
+        new, metrics = tmp_path / f"new-{number}.db", Metrics()
+        handover.read(tmp_path / "events", new)
+        async with journal_at(new, metrics) as journal, replica(journal, kafka, metrics, claims):
+            await until(partial(drained, metrics))
+    assert published(kafka) == ["a", "c"]
+
+
+async def test_event_may_move_on(tmp_path: Path) -> None:
+    """Through a second replica that never came to publish it; the first one's claim counts."""
+    first, second, third = (tmp_path / f"{n}.db" for n in range(3))
+    claims, kafka, metrics = MemoryClaims(), MemoryKafka(), Metrics()
+    claims.owners["a"] = await fill(first, "a")
+    handover.write(first, tmp_path / "one")
+    handover.read(tmp_path / "one", second)
+    handover.write(second, tmp_path / "two")
+    handover.read(tmp_path / "two", third)
+    async with journal_at(third, metrics) as journal, replica(journal, kafka, metrics, claims):
+        await until(lambda: drained(metrics))
+    assert published(kafka) == ["a"]
+
+
+async def test_old_offset_says_nothing_of_events_put_in(old: Path, tmp_path: Path) -> None:
+    """The new journal is a restored copy: Kafka's offset lies where the file now has other rows."""
+    new, kafka, metrics = tmp_path / "new.db", MemoryKafka(), Metrics()
+    name = await fill(new, "x")
+    shutil.copy(new, tmp_path / "snapshot.db")
+    kafka.offsets[name] = 4  # seq 1 to 3 are published; the snapshot knows of 1 only
+    new.unlink()
+    shutil.copy(tmp_path / "snapshot.db", new)
+    with closing(sqlite3.connect(new)) as connection:
+        # A replica that has heard from Kafka, and was then stopped.
+        connection.execute("UPDATE journal SET trusted_seq = NULL")
+        connection.commit()
+    handover.write(old, tmp_path / "events")
+    handover.read(tmp_path / "events", new)
+    async with journal_at(new, metrics) as journal, dispatching(journal, kafka, metrics):
+        await until(lambda: drained(metrics))
+    assert published(kafka) == ["a", "b"]
