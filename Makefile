@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 ARGS ?=
+SEEDS ?= 20
 
 # PYTHON=... takes that one; else the first of these that is 3.11, 3.12 or 3.13.
 ifeq ($(origin PYTHON),undefined)
@@ -19,7 +20,7 @@ LOCK := $(VENV)/lock/bin/uv pip compile pyproject.toml --quiet --universal --pyt
 	--generate-hashes --no-header --no-emit-index-url --upgrade
 
 .DEFAULT_GOAL := help
-.PHONY: help install dev test check format bench soak lock proto clean
+.PHONY: help install dev test check format bench soak lab lock proto clean
 
 help: ## List the targets.
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-9s %s\n", $$1, $$2}'
@@ -46,6 +47,9 @@ bench: install ## Measure on this machine, against a real Kafka. ARGS="..."
 
 soak: install ## Kill the relay 200 times under load and count every event.
 	RELAY_SOAK_KILLS=200 $(BIN)/python -m pytest tests/e2e -k oracle --timeout=7200 $(ARGS)
+
+lab: install ## Break three replicas and their stores as seeds say. SEEDS=20 ARGS="..."
+	$(BIN)/python -m tests.lab --seeds $(SEEDS) $(ARGS)
 
 lock: install ## Resolve the locked requirements again, newest versions.
 	@test -x $(VENV)/lock/bin/uv || $(BIN)/python -m venv $(VENV)/lock

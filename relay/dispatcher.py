@@ -51,6 +51,8 @@ BATCH_EVENTS, BATCH_BYTES = 8000, 8 * 2**20
 IDLE_LOOK = 1.0
 #: Seconds of the first wait after a failure, doubled up to the longest.
 FIRST_WAIT, LONGEST_WAIT = 0.2, 5.0
+#: Seconds without a word from Kafka after which a claim waits until Kafka confirms who we are.
+SILENCE = 1.0
 #: On records that no claim vouches for: another replica may have published the event too.
 _SKIPPED = ("relay_dedupe", b"skipped")
 
@@ -76,6 +78,8 @@ class Dispatcher:
         #: The last seq that an offset of this journal can speak of.
         self._known_seq = journal.trusted_seq or 0
         self._wait = FIRST_WAIT
+        #: Monotonic time at which Kafka last took something of ours.
+        self._heard_at = 0.0
         self._lateness = Lateness()
         #: Set whenever the journal was found to hold nothing pending.
         self.idle = asyncio.Event()
@@ -114,9 +118,10 @@ class Dispatcher:
             while True:
                 await self._dispatch()
         except FencedError:
-            # Who took over counts on from where we stand: its offsets must not settle our rows.
+            # Who took over keeps the name: what is pending here goes out under another one, when
+            # this journal is run or drained again.
             with suppress(RejectedError):
-                await self._journal.doubt_pending()
+                await self._journal.renew_id()
             raise
         finally:
             self._metrics.kafka_up.set(0)
@@ -192,12 +197,19 @@ class Dispatcher:
     def _connected(self) -> None:
         """Say so only now: opening alone does not show that Kafka takes what is pending."""
         self._wait = FIRST_WAIT
+        self._heard_at = time.monotonic()
         self._metrics.kafka_up.set(1)
         self._changes.working()
 
     async def _verdict(self, batch: Sequence[StoredEvent]) -> Verdict:
         """Learn which events another replica publishes."""
-        return await self._claims.ask(batch, self._journal.id) if self._claims else Verdict()
+        if self._claims is None:
+            return Verdict()
+        if time.monotonic() > self._heard_at + SILENCE:
+            # Asleep for so long, this process may have a successor, which does not know the batch:
+            # a claim under their common name would bind others to what nobody publishes.
+            await self._publisher.confirm(batch[0].seq - 1)
+        return await self._claims.ask(batch, self._journal.id)
 
     async def _publish(self, batch: Sequence[StoredEvent], verdict: Verdict) -> list[Settlement]:
         """Make the records and publish them; give how each event ended."""

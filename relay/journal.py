@@ -105,12 +105,6 @@ class Journal:
         await self._call(lambda c: c.execute("UPDATE journal SET trusted_seq = NULL"))
         self.trusted_seq = None
 
-    async def doubt_pending(self) -> None:
-        """Let no offset settle what is pending now: another process may have used its numbers."""
-        pending = "(SELECT min(seq) - 1 FROM events WHERE outcome IS NULL)"
-        sql = f"UPDATE journal SET trusted_seq = {pending} WHERE trusted_seq IS NULL"  # noqa: S608 - constants
-        await self._call(lambda c: c.execute(sql))
-
     async def renew_id(self) -> None:
         """Become another journal to Kafka."""
         renewed = str(uuid.uuid4())

@@ -30,6 +30,9 @@ class Publisher(Protocol):
     async def open(self, journal_id: str) -> int | None:
         """Connect; give the offset below which Kafka has this journal, None if it does not know."""
 
+    async def confirm(self, settled_seq: int) -> None:
+        """Raise FencedError if another process has opened this journal; changes nothing."""
+
     async def publish(self, records: AsyncIterable[Record], last_seq: int) -> None:
         """Publish all records, in order per key; `last_seq` is the journal's place after them."""
 
@@ -169,6 +172,15 @@ class ExactlyOncePublisher(_Session):
         offset = offsets[place].offset
         return max(int(offset), 0)
 
+    async def confirm(self, settled_seq: int) -> None:
+        """Begin a transaction, ask for the journal's place in it, and abort it."""
+        producer = self._opened()
+        place = TopicPartition(self._journal_topic, 0)
+        async with kafka.translated(), asyncio.timeout(self._settings.timeout):
+            await producer.begin_transaction()
+            await producer.send_offsets_to_transaction({place: settled_seq + 1}, self._group)
+            await producer.abort_transaction()
+
     async def publish(self, records: AsyncIterable[Record], last_seq: int) -> None:
         """Commit the records and `last_seq` + 1 as one; on any error nothing is known."""
         producer = self._opened()
@@ -188,6 +200,9 @@ class AtLeastOncePublisher(_Session):
         del journal_id
         async with kafka.translated(), asyncio.timeout(self._settings.timeout):
             await self._start(None)
+
+    async def confirm(self, settled_seq: int) -> None:
+        """Kafka cannot tell: nothing fences without transactions."""
 
     async def publish(self, records: AsyncIterable[Record], last_seq: int) -> None:
         """Publish the records; they are on all in-sync replicas when this returns."""

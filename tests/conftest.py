@@ -2,7 +2,7 @@
 
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 import structlog
@@ -21,6 +21,9 @@ _EMBEDDED = {"test.mock.num.brokers": 1, "log_level": 4}
 
 #: Read before any test runs: inside a test the environment has no RELAY_ variable.
 _TEST_KAFKA = os.environ.get("RELAY_TEST_KAFKA")
+
+
+Say = Callable[[str], None]
 
 
 @pytest.fixture(autouse=True)
@@ -76,3 +79,14 @@ def embedded_kafka() -> Iterator[str]:
 def topic_prefix() -> str:
     """A prefix for topics, groups and transactional ids that no other test has."""
     return f"test-{uuid.uuid4().hex[:12]}."
+
+
+@pytest.fixture
+def say(capsys: pytest.CaptureFixture[str], request: pytest.FixtureRequest) -> Say:
+    """Print a line that is seen even when the test passes: measured figures."""
+
+    def line(text: str) -> None:
+        with capsys.disabled():
+            request.config.get_terminal_writer().line(f"\n  {text}")
+
+    return line

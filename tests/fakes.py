@@ -121,6 +121,12 @@ class MemoryPublisher:
         self._epoch = self._kafka.epochs[journal_id]
         return self._kafka.offsets.get(journal_id, 0)
 
+    async def confirm(self, settled_seq: int) -> None:
+        """Fail if a later publisher of this journal has been opened."""
+        del settled_seq
+        if self._id is None or self._epoch != self._kafka.epochs[self._id]:
+            raise FencedError("another process publishes under this journal's id")
+
     async def publish(self, records: AsyncIterable[Record], last_seq: int) -> None:
         """Commit the records and the offset as one."""
         if self._id is None:

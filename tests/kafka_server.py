@@ -63,6 +63,8 @@ class Listener:
     protocol: str
     #: Settings of this listener only, without the `listener.name.` prefix.
     properties: Mapping[str, str] = field(default_factory=dict)
+    #: Where clients are sent, if a proxy stands before it.
+    advertised_port: int = 0
 
 
 def available() -> str | None:
@@ -91,12 +93,13 @@ class KafkaServer:
     ) -> None:
         """Start nothing yet; `command_prefix` may pin it, as in `("taskset", "-c", "1")`."""
         self._listeners = listeners
-        self._properties = dict(properties or {})
+        self.properties = dict(properties or {})
         self._scram_users = dict(scram_users or {})
         self._jvm = jvm
         self._command_prefix = command_prefix
         self._directory: Path | None = None
-        self._ports: dict[str, int] = {}
+        names = ["CONTROLLER", "PLAINTEXT", *(listener.name for listener in listeners)]
+        self._ports = dict(zip(names, _free_ports(len(names)), strict=True))
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
@@ -197,8 +200,6 @@ class KafkaServer:
 
     def _prepare(self, libraries: Path) -> None:
         self._directory = Path(tempfile.mkdtemp(prefix="relay-kafka-"))
-        names = ["CONTROLLER", "PLAINTEXT", *(listener.name for listener in self._listeners)]
-        self._ports = dict(zip(names, _free_ports(len(names)), strict=True))
         settings = self._settings()
         text = "".join(f"{key}={value}\n" for key, value in settings.items())
         (self._home / "server.properties").write_text(text)
@@ -210,20 +211,23 @@ class KafkaServer:
         protocols = {"CONTROLLER": "PLAINTEXT", "PLAINTEXT": "PLAINTEXT"}
         protocols |= {listener.name: listener.protocol for listener in self._listeners}
         served = {name: f"{name}://{self.address(name)}" for name in protocols}
+        advertised = {name: url for name, url in served.items() if name != "CONTROLLER"} | {
+            listener.name: f"{listener.name}://127.0.0.1:{listener.advertised_port}"
+            for listener in self._listeners
+            if listener.advertised_port
+        }
         settings = {
             **_SETTINGS,
             "controller.quorum.voters": f"1@{controller}",
             "listeners": ",".join(served.values()),
-            "advertised.listeners": ",".join(
-                url for name, url in served.items() if name != "CONTROLLER"
-            ),
+            "advertised.listeners": ",".join(advertised.values()),
             "listener.security.protocol.map": ",".join(f"{n}:{p}" for n, p in protocols.items()),
             "log.dirs": str(self._home / "data"),
         }
         for listener in self._listeners:
             prefix = f"listener.name.{listener.name.lower()}."
             settings |= {prefix + key: value for key, value in listener.properties.items()}
-        return settings | self._properties
+        return settings | self.properties
 
     def _format(self, libraries: Path) -> None:
         config = str(self._home / "server.properties")

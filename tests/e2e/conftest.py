@@ -1,23 +1,10 @@
-"""What end-to-end tests may ask for besides: a broker to maltreat, and a way to tell figures."""
+"""What end-to-end tests may ask for besides: a broker to maltreat."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 
 from tests.kafka_server import KafkaServer
-
-Say = Callable[[str], None]
-
-
-@pytest.fixture
-def say(capsys: pytest.CaptureFixture[str], request: pytest.FixtureRequest) -> Say:
-    """Print a line that is seen even when the test passes: measured figures."""
-
-    def line(text: str) -> None:
-        with capsys.disabled():
-            request.config.get_terminal_writer().line(f"\n  {text}")
-
-    return line
 
 
 @pytest.fixture

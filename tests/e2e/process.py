@@ -84,17 +84,27 @@ class Relay:
         return self._log_file.read_text()
 
     @property
+    def running(self) -> bool:
+        """Whether there is a process that has not ended."""
+        return self._process is not None and self._process.poll() is None
+
+    @property
     def pid(self) -> int:
         """The process id of the running one."""
         assert self._process is not None
         return self._process.pid
 
-    def start(self, *, crash: str = "", **settings: str) -> None:
-        """Run `relay serve`, or have it die at a point of tests/e2e/crash.py."""
+    def start(self, *, crash: str = "", clock: int = 0, **settings: str) -> None:
+        """Run `relay serve`; dying at a point of tests/e2e/crash.py, or with a clock that is wrong.
+
+        `clock` is in seconds ahead.
+        """
         assert self._process is None, "it runs already"
         command = [str(COMMAND)]
         if crash:
             command = [sys.executable, "-m", "tests.e2e.crash", crash, "--"]
+        elif clock:
+            command = [sys.executable, "-m", "tests.e2e.clock", str(clock), "--"]
         environment = _environment(self._settings | settings)
         with self._log_file.open("ab") as log:
             self._process = subprocess.Popen(
@@ -121,9 +131,9 @@ class Relay:
         assert process.returncode is not None
         return process.returncode, printed.decode()
 
-    async def serving(self, **settings: str) -> None:
+    async def serving(self, *, clock: int = 0, **settings: str) -> None:
         """Start it and wait until it is ready."""
-        self.start(**settings)
+        self.start(clock=clock, **settings)
         await self.ready()
 
     async def ready(self, timeout: float = 15) -> None:  # noqa: ASYNC109 - a deadline to poll to

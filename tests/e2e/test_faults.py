@@ -17,7 +17,7 @@ import pytest
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
 from relay import journalfile
-from tests.e2e.conftest import Say
+from tests.conftest import Say
 from tests.e2e.process import Relay, compared, until
 from tests.kafka_server import KafkaServer
 from tests.oracle import (

@@ -12,7 +12,7 @@ import pytest
 
 from relay.gateway import GatewayOptions
 from relay.smallfeishu import SmallFeishu
-from tests.e2e.conftest import Say
+from tests.conftest import Say
 from tests.e2e.crash import POINTS
 from tests.e2e.process import Relay
 from tests.kafka_server import Broker

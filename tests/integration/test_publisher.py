@@ -286,6 +286,27 @@ async def test_earlier_publisher_is_fenced(place: Place) -> None:
         await later.close()
 
 
+async def test_confirmation_changes_nothing_and_finds_a_successor(place: Place) -> None:
+    """Without a record, and before any is sent."""
+    if not place.transactions:
+        pytest.skip("nothing fences without transactions")
+    earlier, later = place.make(), place.make()
+    try:
+        await opened(earlier, place.journal_id)
+        await publish(earlier, [record(place.topic, "k", b"1")], 5)
+        await earlier.confirm(99)
+        await publish(earlier, [record(place.topic, "k", b"2")], 6)
+        await earlier.confirm(99)
+        assert await opened(later, place.journal_id) == 7
+        with pytest.raises(FencedError):
+            await earlier.confirm(6)
+        await publish(later, [record(place.topic, "k", b"3")], 7)
+        assert [one.value for one in await place.see(3)] == [b"1", b"2", b"3"]
+    finally:
+        await earlier.close()
+        await later.close()
+
+
 async def test_too_large_record_is_named_and_nothing_stays(place: Place) -> None:
     """Alone, whatever is around it; after a reopen the others go out, each seen once."""
     if not place.limits:

@@ -49,6 +49,7 @@ class MemoryClaims:
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dispatcher_module, "FIRST_WAIT", 0.001)
     monkeypatch.setattr(dispatcher_module, "LONGEST_WAIT", 0.004)
+    monkeypatch.setattr(dispatcher_module, "SILENCE", 0.02)
 
 
 @asynccontextmanager
@@ -168,3 +169,22 @@ async def test_unclaimed_record_says_so(tmp_path: Path) -> None:
             await until(lambda: not metrics.account().pending)
     marks = [dict(record.headers).get("relay_dedupe") for record in kafka.records]
     assert marks == [b"skipped", None]
+
+
+async def test_zombie_claims_nothing(tmp_path: Path) -> None:
+    """A successor runs on a copy of its journal: what came only here must stay free for others."""
+    path = tmp_path / "journal.db"
+    kafka, metrics, claims = MemoryKafka(), Metrics(), MemoryClaims()
+    async with journal_at(path, metrics) as journal:
+        task = asyncio.create_task(
+            Dispatcher(journal, MemoryPublisher(kafka), ROUTER, metrics, claims).run()  # type: ignore[arg-type]
+        )
+        await until(lambda: kafka.epochs[journal.id])
+        kafka.epochs[journal.id] += 1
+        await asyncio.sleep(0.05)
+        await journal.add(event("only-here"))
+        with pytest.raises(FencedError):
+            await task
+    assert claims.owners == {}
+    async with journal_at(path, metrics) as journal, replica(journal, kafka, metrics, claims):
+        await until(lambda: published(kafka) == ["only-here"])

@@ -1,0 +1,1 @@
+"""The laboratory: several replicas, real stores, and faults that a seed draws."""

@@ -1,0 +1,246 @@
+"""The faults a seed may draw. Each is one coroutine: break something, wait, mend it."""
+
+import asyncio
+import contextlib
+import resource
+import shutil
+import signal
+import sqlite3
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import closing
+from os import kill
+from pathlib import Path
+from random import Random
+
+from tests.e2e.process import Relay
+from tests.lab.proxy import Line, Proxy
+from tests.lab.world import Replica, World
+
+#: Seconds after which a sender takes a request for lost; who sleeps longer answers nobody.
+FORGOTTEN = 3.5
+#: Seconds a replica's clock may be wrong by.
+CLOCKS = (-3600, -240, -60, 60, 240, 3600)
+#: Bytes that a process may still write when its disk is nearly full.
+ROOM = 65_536
+
+
+class Busy(Exception):  # noqa: N818 - no error: another fault has the thing
+    """What the fault wants to break is being broken already."""
+
+
+@contextlib.contextmanager
+def taken(world: World, *things: object) -> Iterator[None]:
+    """Have things for oneself."""
+    if world.busy & set(things):
+        raise Busy
+    world.busy |= set(things)
+    try:
+        yield
+    finally:
+        world.busy -= set(things)
+
+
+@contextlib.contextmanager
+def some_replica(world: World, rng: Random) -> Iterator[Replica]:
+    """Take a random replica."""
+    one = rng.choice(world.replicas)
+    with taken(world, one.number):
+        yield one
+
+
+async def pause(rng: Random, shortest: float, longest: float) -> None:
+    """Let the fault last."""
+    await asyncio.sleep(rng.uniform(shortest, longest))
+
+
+async def kill_replica(world: World, rng: Random) -> None:
+    """SIGKILL, and a start on the same journal."""
+    with some_replica(world, rng) as one:
+        world.say(f"{one.name}: SIGKILL")
+        await one.relay.killed()
+        await pause(rng, 0, 1)
+        await one.relay.serving()
+
+
+async def freeze_replica(world: World, rng: Random) -> None:
+    """SIGSTOP for a while."""
+    with some_replica(world, rng) as one:
+        world.say(f"{one.name}: SIGSTOP")
+        kill(one.relay.pid, signal.SIGSTOP)
+        await pause(rng, 0.3, 4)
+        kill(one.relay.pid, signal.SIGCONT)
+
+
+async def rolling_update(world: World, rng: Random) -> None:
+    """SIGTERM and a new process on the same journal, one replica after the other."""
+    with taken(world, *(one.number for one in world.replicas)):
+        world.say("rolling update")
+        for one in world.replicas:
+            assert await one.relay.stopped(45) == 0, one.relay.log[-1500:]
+            await one.relay.serving()
+
+
+async def kill_broker(world: World, rng: Random) -> None:
+    """SIGKILL a broker, leader of this or that, and start it again."""
+    broker = rng.choice(world.ground.brokers)
+    with taken(world, "brokers"):
+        world.say(f"broker {world.ground.brokers.index(broker) + 1}: SIGKILL")
+        broker.kill()
+        await pause(rng, 0.2, 1.5)
+        await asyncio.to_thread(broker.start)
+
+
+async def freeze_broker(world: World, rng: Random) -> None:
+    """A broker hangs."""
+    broker = rng.choice(world.ground.brokers)
+    with taken(world, "brokers"):
+        world.say(f"broker {world.ground.brokers.index(broker) + 1}: SIGSTOP")
+        broker.pause()
+        try:
+            await pause(rng, 0.5, 5)
+        finally:
+            broker.resume()
+
+
+async def _break_line(world: World, rng: Random, name: str, *proxies: Proxy) -> None:
+    line = rng.choice((Line.CUT, Line.DELAYED, Line.HALF_OPEN))
+    world.say(f"{name}: {line}")
+    for proxy in proxies:
+        proxy.set(line, rng.uniform(0.01, 0.4) if line is Line.DELAYED else 0)
+    await pause(rng, 0.5, 5)
+    for proxy in proxies:
+        proxy.set(Line.OPEN)
+
+
+async def break_line_to_kafka(world: World, rng: Random) -> None:
+    """Between one replica and all brokers, or one of them."""
+    one = rng.choice(world.replicas)
+    with taken(world, ("kafka", one.number)):
+        proxies = one.kafka if rng.random() < 0.5 else [rng.choice(one.kafka)]
+        await _break_line(world, rng, f"{one.name} - kafka", *proxies)
+
+
+async def break_line_to_claims(world: World, rng: Random) -> None:
+    """Between one replica and the claims store."""
+    one = rng.choice(world.replicas)
+    with taken(world, ("claims", one.number)):
+        await _break_line(world, rng, f"{one.name} - claims", one.claims)
+
+
+async def freeze_claims(world: World, rng: Random) -> None:
+    """The claims store hangs."""
+    with taken(world, "claims"):
+        world.say("claims store: SIGSTOP")
+        world.redis.hang()
+        await pause(rng, 0.5, 3)
+        world.redis.go_on()
+
+
+async def kill_claims(world: World, rng: Random) -> None:
+    """The claims store dies; what it has said is on its disk."""
+    with taken(world, "claims"):
+        world.say("claims store: SIGKILL")
+        world.redis.kill()
+        await pause(rng, 0.2, 2)
+        await asyncio.to_thread(world.redis.start)
+
+
+async def empty_claims(world: World, rng: Random) -> None:
+    """The documented end of the promise: what is repeated to another replica may come twice."""
+    with taken(world, "claims"):
+        world.say("claims store: emptied")
+        world.may_repeat = True
+        await asyncio.to_thread(world.redis.call, "FLUSHALL")
+
+
+async def fill_disk(world: World, rng: Random) -> None:
+    """One replica can write no further."""
+    with some_replica(world, rng) as one:
+        world.say(f"{one.name}: disk full")
+        soft, hard = resource.prlimit(one.relay.pid, resource.RLIMIT_FSIZE)
+        room = len(one.relay.log.encode()) + ROOM
+        resource.prlimit(one.relay.pid, resource.RLIMIT_FSIZE, (room, hard))
+        await pause(rng, 0.5, 3)
+        resource.prlimit(one.relay.pid, resource.RLIMIT_FSIZE, (soft, hard))
+
+
+async def wrong_clock(world: World, rng: Random) -> None:
+    """One replica runs with a clock that is wrong, and then with the right one."""
+    with some_replica(world, rng) as one:
+        ahead = rng.choice(CLOCKS)
+        world.say(f"{one.name}: its clock is {ahead:+} s wrong")
+        await one.relay.killed()
+        await one.relay.serving(clock=ahead)
+        await pause(rng, 1, 3)
+        await one.relay.killed()
+        await one.relay.serving()
+
+
+async def restore_journal(world: World, rng: Random) -> None:
+    """The volume is put back to what it was a while ago, when all later events are on Kafka."""
+    with some_replica(world, rng) as one:
+        snapshot = world.directory / "snapshot.db"
+        _copy(one.relay.journal, snapshot)
+        await pause(rng, 0.5, 3)
+        one.in_service = False
+        assert await one.relay.stopped(45) == 0, one.relay.log[-1500:]
+        if one.relay.said("stopped")[-1]["left_in_journal"] == 0:
+            world.say(f"{one.name}: journal restored from an older copy")
+            for suffix in ("", "-wal", "-shm"):
+                one.relay.journal.with_name(one.relay.journal.name + suffix).unlink(missing_ok=True)
+            shutil.copy(snapshot, one.relay.journal)
+        snapshot.unlink()
+        await one.relay.serving()
+        one.in_service = True
+
+
+async def zombie(world: World, rng: Random) -> None:
+    """The first replica sleeps, a copy of its journal runs elsewhere, and then it wakes up."""
+    one = world.replicas[0]
+    with taken(world, one.number):
+        world.say(f"{one.name}: sleeps, and is replaced by a copy")
+        asleep, one.in_service = one.relay, False
+        kill(asleep.pid, signal.SIGSTOP)
+        await asyncio.sleep(FORGOTTEN)
+        successor = _successor(world, one)
+        _copy(asleep.journal, successor.journal)
+        one.relay = successor
+        world.retired.append(asleep)
+        await successor.serving()
+        await successor.drained()
+        one.in_service = True
+        kill(asleep.pid, signal.SIGCONT)
+        world.say(f"{one.name}: the replaced one wakes up")
+        await pause(rng, 1, 3)
+
+
+def _successor(world: World, one: Replica) -> Relay:
+    directory = world.directory / f"relay-{one.number}-{len(world.retired) + 1}"
+    return world.make_relay(one.number, directory)
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Take a consistent copy, as a snapshot of the volume would be."""
+    with closing(sqlite3.connect(source)) as here, closing(sqlite3.connect(target)) as there:
+        here.backup(there)
+
+
+Fault = Callable[[World, Random], Awaitable[None]]
+
+#: How often each is drawn.
+FAULTS: dict[Fault, int] = {
+    kill_replica: 6,
+    freeze_replica: 4,
+    rolling_update: 1,
+    kill_broker: 1,
+    freeze_broker: 2,
+    break_line_to_kafka: 4,
+    break_line_to_claims: 4,
+    freeze_claims: 2,
+    kill_claims: 2,
+    empty_claims: 0,
+    fill_disk: 2,
+    wrong_clock: 2,
+    restore_journal: 1,
+    zombie: 1,
+}
