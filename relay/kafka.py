@@ -29,6 +29,8 @@ _REFUSED = (
     errors.InvalidReplicationFactorError,
     errors.PolicyViolationError,
 )
+#: Why a process must end.
+REPLACED = "another process publishes under this journal's id; only one may"
 _FENCED = (errors.ProducerFenced, errors.InvalidProducerEpoch)
 
 
@@ -89,7 +91,7 @@ def _translation(error: BaseException) -> RelayError:
     while cause and not isinstance(cause, _FENCED + _REFUSED):
         cause = cause.__cause__
     if isinstance(cause, _FENCED):
-        return FencedError("another process publishes under this journal's id; only one may")
+        return FencedError(REPLACED)
     if isinstance(cause, _REFUSED):
         return KafkaRefusedError(f"Kafka refuses: {describe(cause)}")
     return KafkaUnavailableError(f"Kafka is not available: {describe(error)}")

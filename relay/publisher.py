@@ -4,6 +4,7 @@ It never decides what to publish, and after any failure it is opened anew: no gu
 """
 
 import asyncio
+import uuid
 from collections.abc import AsyncIterable, Sequence
 from contextlib import suppress
 from functools import lru_cache
@@ -12,9 +13,10 @@ from typing import Any, Protocol
 from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.errors import MessageSizeTooLargeError, RecordListTooLargeError
 from aiokafka.partitioner import DefaultPartitioner
+from aiokafka.structs import OffsetAndMetadata
 
 from relay import kafka
-from relay.errors import KafkaUnavailableError, RecordTooLargeError
+from relay.errors import FencedError, KafkaUnavailableError, RecordTooLargeError
 from relay.events import Record
 from relay.settings import Kafka
 
@@ -149,46 +151,74 @@ class _Session:
                 await producer._sender.close()  # noqa: SLF001
                 # Meanwhile the sender may have connected again.
                 await producer.client.close()
+                _forget_failure(producer)
 
 
 class ExactlyOncePublisher(_Session):
     """A transaction a batch: the records, and in the same commit how far the journal is settled."""
 
+    def __init__(self, settings: Kafka, topics: Sequence[str]) -> None:
+        super().__init__(settings, topics)
+        self._place = TopicPartition(self._journal_topic, 0)
+        #: This process, as it signs its offsets; whoever opens the journal after it signs anew.
+        self._signature = uuid.uuid4().hex
+        #: The group of the journal that this process has opened, and whose signature it found.
+        self._group = self._predecessor = ""
+
     async def open(self, journal_id: str) -> int:
         """Fence and finish what an earlier process left, then read back how far it came.
 
-        The order matters: the offset is final only after the producer has its new epoch.
+        The order matters: the offset is final only after the producer has its new epoch. But who
+        was asleep and finds another's signature was replaced, and must not take the place back.
         """
-        self._group = f"relay-{journal_id}"
+        group = f"relay-{journal_id}"
         async with kafka.translated(), asyncio.timeout(self._settings.timeout):
-            await self._start(self._group)
-            async with kafka.admin_client(self._settings) as admin:
-                place = TopicPartition(self._journal_topic, 0)
-                offsets = await admin.list_consumer_group_offsets(self._group, partitions=[place])
-        if place not in offsets:
+            if group == self._group:
+                _, owner = await self._read_back(group)
+                if owner not in {self._signature, self._predecessor}:
+                    raise FencedError(kafka.REPLACED)
+            await self._start(group)
+            offset, self._predecessor = await self._read_back(group)
+            self._group = group
+            await self._sign(offset)
+        return offset
+
+    async def _read_back(self, group: str) -> tuple[int, str]:
+        """Give the group's offset, 0 where there is none, and who has signed it."""
+        async with kafka.admin_client(self._settings) as admin:
+            offsets = await admin.list_consumer_group_offsets(group, partitions=[self._place])
+        if self._place not in offsets:
             # aiokafka drops the group's error code: an answer without our partition is a failure.
             message = "Kafka is not available: the group's coordinator did not answer"
             raise KafkaUnavailableError(message)
-        offset = offsets[place].offset
-        return max(int(offset), 0)
+        found = offsets[self._place]
+        return max(int(found.offset), 0), str(found.metadata or "")
+
+    async def _sign(self, offset: int) -> None:
+        producer = self._opened()
+        await producer.begin_transaction()
+        await self._send_offset(producer, offset)
+        await producer.commit_transaction()
+
+    async def _send_offset(self, producer: AIOKafkaProducer, offset: int) -> None:
+        signed = OffsetAndMetadata(offset, self._signature)
+        await producer.send_offsets_to_transaction({self._place: signed}, self._group)
 
     async def confirm(self, settled_seq: int) -> None:
         """Begin a transaction, ask for the journal's place in it, and abort it."""
         producer = self._opened()
-        place = TopicPartition(self._journal_topic, 0)
         async with kafka.translated(), asyncio.timeout(self._settings.timeout):
             await producer.begin_transaction()
-            await producer.send_offsets_to_transaction({place: settled_seq + 1}, self._group)
+            await self._send_offset(producer, settled_seq + 1)
             await producer.abort_transaction()
 
     async def publish(self, records: AsyncIterable[Record], last_seq: int) -> None:
         """Commit the records and `last_seq` + 1 as one; on any error nothing is known."""
         producer = self._opened()
-        place = TopicPartition(self._journal_topic, 0)
         async with kafka.translated(), asyncio.timeout(self._settings.timeout):
             await producer.begin_transaction()
             await self._send(producer, records)
-            await producer.send_offsets_to_transaction({place: last_seq + 1}, self._group)
+            await self._send_offset(producer, last_seq + 1)
             await producer.commit_transaction()
 
 
@@ -209,6 +239,14 @@ class AtLeastOncePublisher(_Session):
         del last_seq
         async with kafka.translated(), asyncio.timeout(self._settings.timeout):
             await self._send(self._opened(), records)
+
+
+def _forget_failure(producer: AIOKafkaProducer) -> None:
+    """Take notice of the error that a transaction nobody waits for any more has ended with."""
+    transactions = producer._txn_manager  # noqa: SLF001 - it is never given out
+    waiter = transactions and transactions._transaction_waiter  # noqa: SLF001
+    if waiter and waiter.done() and not waiter.cancelled():
+        waiter.exception()
 
 
 @lru_cache(maxsize=4096)

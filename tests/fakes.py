@@ -91,6 +91,8 @@ class MemoryKafka:
     records: list[Record] = field(default_factory=list)
     offsets: dict[str, int] = field(default_factory=dict)
     epochs: defaultdict[str, int] = field(default_factory=lambda: defaultdict(int))
+    #: Who has opened a journal last.
+    owners: dict[str, object] = field(default_factory=dict)
     #: A record with a larger value is refused.
     max_bytes: int = 2**20
     #: What the next calls of `open` and `publish` meet, in order; None is success.
@@ -111,12 +113,17 @@ class MemoryPublisher:
     def __init__(self, kafka: MemoryKafka) -> None:
         self._kafka = kafka
         self._id: str | None = None
+        self._opened_id: str | None = None
         self._epoch = 0
 
     async def open(self, journal_id: str) -> int:
         """Fence an earlier publisher of this journal and give its offset."""
         _meet(self._kafka.on_open)
-        self._id = journal_id
+        owner = self._kafka.owners.get(journal_id)
+        if journal_id == self._opened_id and owner is not self:
+            raise FencedError("another process publishes under this journal's id")
+        self._kafka.owners[journal_id] = self
+        self._id = self._opened_id = journal_id
         self._kafka.epochs[journal_id] += 1
         self._epoch = self._kafka.epochs[journal_id]
         return self._kafka.offsets.get(journal_id, 0)

@@ -286,6 +286,27 @@ async def test_earlier_publisher_is_fenced(place: Place) -> None:
         await later.close()
 
 
+async def test_replaced_publisher_does_not_take_the_place_back(place: Place) -> None:
+    """It was asleep, lost its connection, and opens anew: that would fence its successor."""
+    if not place.transactions:
+        pytest.skip("nothing fences without transactions")
+    earlier, later = place.make(), place.make()
+    try:
+        await opened(earlier, place.journal_id)
+        await publish(earlier, [record(place.topic, "k", b"1")], 1)
+        await earlier.close()
+        assert await opened(earlier, place.journal_id) == 2, "its own place it may take again"
+        assert await opened(later, place.journal_id) == 2
+        await earlier.close()
+        with pytest.raises(FencedError):
+            await opened(earlier, place.journal_id)
+        await publish(later, [record(place.topic, "k", b"2")], 2)
+        assert [one.value for one in await place.see(2)] == [b"1", b"2"]
+    finally:
+        await earlier.close()
+        await later.close()
+
+
 async def test_confirmation_changes_nothing_and_finds_a_successor(place: Place) -> None:
     """Without a record, and before any is sent."""
     if not place.transactions:

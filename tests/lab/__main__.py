@@ -10,6 +10,7 @@ import math
 import os
 import sys
 import tempfile
+import traceback
 from collections import Counter
 from pathlib import Path
 
@@ -60,7 +61,7 @@ def _one(seed: int, ground: Ground, seconds: float, console: Console) -> Verdict
         try:
             return asyncio.run(run_seed(seed, ground, Path(directory), seconds))
         except Exception:  # noqa: BLE001 - the next seed may show more
-            console.print_exception(show_locals=False)
+            traceback.print_exc()
             return None
 
 

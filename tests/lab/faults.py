@@ -179,7 +179,7 @@ async def wrong_clock(world: World, rng: Random) -> None:
 async def restore_journal(world: World, rng: Random) -> None:
     """The volume is put back to what it was a while ago, when all later events are on Kafka."""
     with some_replica(world, rng) as one:
-        snapshot = world.directory / "snapshot.db"
+        snapshot = world.directory / f"snapshot-{one.number}.db"
         _copy(one.relay.journal, snapshot)
         await pause(rng, 0.5, 3)
         one.in_service = False
@@ -199,8 +199,11 @@ async def zombie(world: World, rng: Random) -> None:
     one = world.replicas[0]
     with taken(world, one.number):
         world.say(f"{one.name}: sleeps, and is replaced by a copy")
-        asleep, one.in_service = one.relay, False
+        asleep = one.relay
         kill(asleep.pid, signal.SIGSTOP)
+        # What reaches it now it will find when it wakes up; the senders have gone elsewhere then.
+        await asyncio.sleep(0.5)
+        one.in_service = False
         await asyncio.sleep(FORGOTTEN)
         successor = _successor(world, one)
         _copy(asleep.journal, successor.journal)
