@@ -16,7 +16,7 @@ SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13)
 
 UV_VERSION := 0.13.9
 GRPC_VERSION := 1.85.1
-LOCK := $(VENV)/lock/bin/uv pip compile pyproject.toml --quiet --universal --python-version 3.11 \
+LOCK := $(VENV)/lock/bin/uv pip compile --quiet --universal --python-version 3.11 \
 	--generate-hashes --no-header --no-emit-index-url --upgrade
 
 .DEFAULT_GOAL := help
@@ -54,8 +54,9 @@ lab: install ## Break three replicas and their stores as seeds say. SEEDS=20 ARG
 lock: install ## Resolve the locked requirements again, newest versions.
 	@test -x $(VENV)/lock/bin/uv || $(BIN)/python -m venv $(VENV)/lock
 	$(VENV)/lock/bin/pip install --quiet uv==$(UV_VERSION)
-	$(LOCK) --output-file requirements/run.txt
-	$(LOCK) --extra dev --group test --group build --constraint requirements/run.txt \
+	$(LOCK) pyproject.toml --output-file requirements/run.txt
+	$(LOCK) --group build --output-file requirements/build.txt
+	$(LOCK) pyproject.toml --extra dev --group test --group build --constraint requirements/run.txt \
 		--output-file requirements/dev.txt
 
 proto: install ## Generate relay/frame_pb2.py from relay/frame.proto again.

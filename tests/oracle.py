@@ -32,6 +32,8 @@ CUSTOMER_TEXT = "打印机坏了 my-printer-is-on-fire"
 ANSWER_LIMIT = 3.0
 #: Seconds until a delivery that was not answered 200 is sent again.
 RETRY_AFTER = 0.1
+#: Seconds until a committed transaction must show.
+SHOWN_WITHIN = 15.0
 #: Recent events of a ticket that may be sent once more.
 RECENT = 20
 #: The status of a request that got no answer.
@@ -283,6 +285,19 @@ class Oracle:
             self.latencies.append(time.perf_counter() - started)
         self.answers[status] += 1
         return status
+
+    async def compared(self, bootstrap: str, prefix: str) -> Report:
+        """Hold what was acknowledged against what a consumer that reads committed sees.
+
+        A broker shows a transaction a moment after it has answered the commit: what is missing is
+        waited for.
+        """
+        deadline = time.monotonic() + SHOWN_WITHIN
+        while True:
+            report = self.compare(await consume(bootstrap, prefix, timeout=60))
+            if not report.missing or time.monotonic() > deadline:
+                return report
+            await asyncio.sleep(RETRY_AFTER)
 
     def compare(self, seen: Iterable[Seen]) -> Report:
         """Hold what was acknowledged against what is on Kafka."""

@@ -244,7 +244,7 @@ async def compared(relay: Relay, source: oracle.Oracle) -> AsyncIterator[None]:
     """After the block: drain the relay, then each acknowledged event must be on Kafka once."""
     yield
     await relay.drained()
-    report = source.compare(await oracle.consume(relay.bootstrap, relay.prefix))
+    report = await source.compared(relay.bootstrap, relay.prefix)
     assert not report.faults(), report.faults()
 
 

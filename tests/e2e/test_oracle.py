@@ -16,7 +16,7 @@ from tests.conftest import Say
 from tests.e2e.crash import POINTS
 from tests.e2e.process import Relay
 from tests.kafka_server import Broker
-from tests.oracle import Event, Oracle, Report, consume
+from tests.oracle import Event, Oracle, Report
 
 #: Read before any test runs: inside a test the environment has no RELAY_ variable.
 KILLS = int(os.environ.get("RELAY_SOAK_KILLS", "32"))
@@ -90,7 +90,7 @@ async def fire(relay: Relay, oracle: Oracle, kills: list[str], rng: random.Rando
         await relay.serving()
     await relay.drained(60)
     assert await relay.stopped() == 0
-    return oracle.compare(await consume(relay.bootstrap, relay.prefix))
+    return await oracle.compared(relay.bootstrap, relay.prefix)
 
 
 @pytest.mark.timeout(120 + 15 * KILLS)

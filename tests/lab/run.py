@@ -30,7 +30,7 @@ async def run_seed(seed: int, ground: Ground, directory: Path, seconds: float) -
                 recovery = await world.well_again()
             # The last events came after that.
             recovery = max(recovery, await world.well_again())
-            report = await world.seen(oracle)
+            report = await oracle.compared(ground.bootstrap, world.prefix)
     except BaseException as error:
         error.add_note(f"seed {seed}:\n" + "\n".join(world.timeline))
         raise

@@ -13,11 +13,11 @@ import aiohttp
 
 from relay.gateway import GatewayOptions
 from relay.smallfeishu import SmallFeishu
-from tests.e2e.process import Relay, until
+from tests.e2e.process import Relay
 from tests.fakes import free_port
 from tests.lab.ground import Ground
 from tests.lab.proxy import Line, Proxy
-from tests.oracle import Event, Oracle, Report, consume
+from tests.oracle import Event, Oracle, Report
 from tests.redis_server import RedisServer
 
 #: Events per second in all, and tickets they belong to.
@@ -210,17 +210,3 @@ class World:
             code, printed = await relay.command("drain")
             assert code == 0, printed
             self.say(f"retired journal drained: {printed.strip().splitlines()[-1]}")
-
-    async def seen(self, oracle: LabOracle) -> Report:
-        """Compare what was acknowledged with what is on Kafka."""
-        report = oracle.compare(await consume(self.ground.bootstrap, self.prefix))
-
-        async def complete() -> bool:
-            nonlocal report
-            report = oracle.compare(await consume(self.ground.bootstrap, self.prefix))
-            return not report.missing
-
-        with contextlib.suppress(AssertionError):
-            # A broker that has just come back may need a moment until it serves all.
-            await until(complete, 10, "every event is on Kafka")
-        return report

@@ -1,0 +1,44 @@
+# One image for all of relay's commands. deploy/image/build shows how it is built without a registry.
+ARG BASE=python:3.13-slim
+
+FROM ${BASE} AS build
+WORKDIR /build
+RUN python3 -m venv /build/tools && python3 -m venv /opt/relay
+COPY requirements/build.txt requirements/run.txt requirements/
+RUN /build/tools/bin/pip install --no-cache-dir --require-hashes -r requirements/build.txt \
+    && /opt/relay/bin/pip install --no-cache-dir --no-compile --require-hashes -r requirements/run.txt
+COPY pyproject.toml README.md ./
+COPY relay relay
+RUN /build/tools/bin/pip wheel --no-cache-dir --no-deps --no-build-isolation --wheel-dir wheels . \
+    && /opt/relay/bin/pip install --no-cache-dir --no-compile --no-deps --no-index wheels/*.whl
+# What a running relay never opens: installers, sources of extensions, types and tests of libraries.
+RUN /opt/relay/bin/pip uninstall --yes pip \
+    && site=$(/opt/relay/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))') \
+    && rm -rf "$site"/setuptools* "$site"/pkg_resources "$site"/_distutils_hack "$site"/distutils-precedence.pth \
+    && find "$site" -type d \( -name tests -o -name test \) -prune -exec rm -rf {} + \
+    && find "$site" -type f \( -name '*.c' -o -name '*.h' -o -name '*.pyx' -o -name '*.pxd' \
+        -o -name '*.pyi' -o -name '*.proto' \) -delete \
+    && rm -f /opt/relay/bin/*ctivate* /opt/relay/bin/pip* \
+    && /opt/relay/bin/python -m compileall -q -j 0 --invalidation-mode unchecked-hash "$site" \
+    && mkdir /build/journal
+
+FROM ${BASE}
+LABEL org.opencontainers.image.title="relay" \
+      org.opencontainers.image.description="Feishu helpdesk events, once and in order, on Kafka" \
+      org.opencontainers.image.version="0.1.0"
+COPY --from=build /opt/relay /opt/relay
+COPY --from=build --chown=10001:10001 /build/journal /var/lib/relay
+ENV PATH=/opt/relay/bin:$PATH \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONUNBUFFERED=1 \
+    RELAY_JOURNAL__PATH=/var/lib/relay/journal.db
+USER 10001:10001
+WORKDIR /var/lib/relay
+# The journal is the only thing that is written; without a volume it goes with the container.
+VOLUME /var/lib/relay
+EXPOSE 8080 9090
+STOPSIGNAL SIGTERM
+HEALTHCHECK --interval=10s --timeout=3s --start-period=10s \
+    CMD ["python3", "-c", "import urllib.request as r; r.urlopen('http://127.0.0.1:9090/readyz', timeout=2)"]
+ENTRYPOINT ["relay"]
+CMD ["serve"]
