@@ -1,0 +1,251 @@
+{{- define "relay.name" -}}
+{{ default .Chart.Name .Values.nameOverride | trunc 63 | trimSuffix "-" }}
+{{- end }}
+
+{{- define "relay.fullname" -}}
+{{- $name := include "relay.name" . -}}
+{{- if .Values.fullnameOverride -}}
+{{ .Values.fullnameOverride | trunc 50 | trimSuffix "-" }}
+{{- else if contains $name .Release.Name -}}
+{{ .Release.Name | trunc 50 | trimSuffix "-" }}
+{{- else -}}
+{{ printf "%s-%s" .Release.Name $name | trunc 50 | trimSuffix "-" }}
+{{- end -}}
+{{- end }}
+
+{{- define "relay.selectorLabels" -}}
+app.kubernetes.io/name: {{ include "relay.name" . }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end }}
+
+{{- define "relay.labels" -}}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
+{{ include "relay.selectorLabels" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+{{- with .Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
+{{- define "relay.serviceAccountName" -}}
+{{- if .Values.serviceAccount.create -}}
+{{ default (include "relay.fullname" .) .Values.serviceAccount.name }}
+{{- else -}}
+{{ default "default" .Values.serviceAccount.name }}
+{{- end -}}
+{{- end }}
+
+{{- define "relay.image" -}}
+{{ .Values.image.repository }}:{{ default .Chart.AppVersion .Values.image.tag }}
+{{- end }}
+
+{{- /* The most replicas that there can be. */}}
+{{- define "relay.maxReplicas" -}}
+{{ ternary .Values.autoscaling.maxReplicas .Values.replicaCount .Values.autoscaling.enabled | int }}
+{{- end }}
+
+{{- define "relay.hasClaims" -}}
+{{- if or .Values.claims.url .Values.claims.existingSecret }}yes{{ end -}}
+{{- end }}
+
+{{- /* Seconds of `24h`, `1.5s`, `200ms` or a number; rounded up. */}}
+{{- define "relay.seconds" -}}
+{{- $text := toString . -}}
+{{- $number := regexFind "^[0-9.]+" $text | float64 -}}
+{{- $unit := regexFind "[a-z]+$" $text | default "s" -}}
+{{- $factor := get (dict "ms" 0.001 "s" 1.0 "m" 60.0 "h" 3600.0 "d" 86400.0) $unit | default 1.0 -}}
+{{ mulf $number $factor | ceil | int }}
+{{- end }}
+
+{{- define "relay.drainSeconds" -}}
+{{- $drain := (include "relay.settings" . | fromJson).drain -}}
+{{ add (include "relay.seconds" $drain.delay) (include "relay.seconds" $drain.timeout) }}
+{{- end }}
+
+{{- define "relay.gracePeriod" -}}
+{{ .Values.terminationGracePeriodSeconds | default (add (include "relay.drainSeconds" .) 10) | int }}
+{{- end }}
+
+{{- /* What an app's secrets are called in values and in Secrets, and in relay's environment. */}}
+{{- define "relay.appSecretKeys" -}}
+appSecret: APP_SECRET
+encryptKey: ENCRYPT_KEY
+previousEncryptKey: PREVIOUS_ENCRYPT_KEY
+verificationToken: VERIFICATION_TOKEN
+previousVerificationToken: PREVIOUS_VERIFICATION_TOKEN
+helpdeskToken: HELPDESK_TOKEN
+{{- end }}
+
+{{- /* All settings that are no secrets, as JSON: relay.toml is made of it. */}}
+{{- define "relay.settings" -}}
+{{- $kafka := dict
+  "bootstrap_servers" .Values.kafka.bootstrapServers "delivery" .Values.kafka.delivery
+  "topic_prefix" .Values.kafka.topicPrefix "create_topics" .Values.kafka.createTopics
+  "partitions" .Values.kafka.partitions "replication_factor" .Values.kafka.replicationFactor
+  "security_protocol" .Values.kafka.securityProtocol "sasl_mechanism" .Values.kafka.saslMechanism -}}
+{{- with .Values.kafka.saslUsername }}{{ $_ := set $kafka "sasl_username" . }}{{ end -}}
+{{- if .Values.kafka.tlsSecret -}}
+{{- $_ := set $kafka "ca_file" "/etc/relay/kafka-tls/ca.crt" -}}
+{{- if .Values.kafka.mutualTls -}}
+{{- $_ := set $kafka "cert_file" "/etc/relay/kafka-tls/tls.crt" -}}
+{{- $_ := set $kafka "key_file" "/etc/relay/kafka-tls/tls.key" -}}
+{{- end -}}
+{{- end -}}
+{{- $apps := dict -}}
+{{- range $name, $app := .Values.apps -}}
+{{- $one := dict "long_connection" (default false $app.longConnection) -}}
+{{- with $app.appId }}{{ $_ := set $one "app_id" . }}{{ end -}}
+{{- with $app.helpdeskId }}{{ $_ := set $one "helpdesk_id" (toString .) }}{{ end -}}
+{{- $_ := set $apps $name $one -}}
+{{- end -}}
+{{- $settings := dict
+  "apps" $apps
+  "kafka" $kafka
+  "claims" (dict "on_outage" .Values.claims.onOutage)
+  "drain" (dict "delay" .Values.drain.delay "timeout" .Values.drain.timeout)
+  "admin" (dict "host" "0.0.0.0" "port" 9090)
+  "webhook" (dict "port" 8080)
+  "journal" (dict "path" "/var/lib/relay/journal.db")
+  "log" (dict "format" "json") -}}
+{{- mustMergeOverwrite $settings (deepCopy .Values.settings) | toJson -}}
+{{- end }}
+
+{{- /* TOML of a dict: first its values, then its tables. Helm's own toToml makes floats of all numbers. */}}
+{{- define "relay.toml" -}}
+{{- $path := .path -}}
+{{- range $key, $value := .table }}
+{{- if and (not (kindIs "map" $value)) (not (kindIs "invalid" $value)) }}
+{{ toJson $key }} = {{ toJson $value }}
+{{- end }}
+{{- end }}
+{{- range $key, $value := .table }}
+{{- if kindIs "map" $value }}
+{{- $inner := append $path (toJson $key) }}
+
+[{{ join "." $inner }}]
+{{- include "relay.toml" (dict "path" $inner "table" $value) }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{- /* Secrets that stand in the values, by the names of relay's variables. */}}
+{{- define "relay.secrets" -}}
+{{- $secrets := dict -}}
+{{- $keys := include "relay.appSecretKeys" . | fromYaml -}}
+{{- range $name, $app := .Values.apps -}}
+{{- range $key, $variable := $keys -}}
+{{- with get $app $key }}{{ $_ := set $secrets (printf "RELAY_APPS__%s__%s" (upper $name) $variable) (toString .) }}{{ end -}}
+{{- end -}}
+{{- end -}}
+{{- with .Values.claims.url }}{{ $_ := set $secrets "RELAY_CLAIMS__URL" . }}{{ end -}}
+{{- with .Values.kafka.saslPassword }}{{ $_ := set $secrets "RELAY_KAFKA__SASL_PASSWORD" (toString .) }}{{ end -}}
+{{- toJson $secrets -}}
+{{- end }}
+
+{{- /* One key of a Secret that somebody else made, as a file of the secrets directory. */}}
+{{- define "relay.secretSource" -}}
+- secret:
+    name: {{ .name }}
+    optional: {{ .optional }}
+    items:
+      - key: {{ .key }}
+        path: {{ .path }}
+{{- end }}
+
+{{- define "relay.secretSources" -}}
+{{- if include "relay.secrets" . | fromJson }}
+- secret:
+    name: {{ include "relay.fullname" . }}
+{{- end }}
+{{- $keys := merge (dict "appId" "APP_ID") (include "relay.appSecretKeys" . | fromYaml) }}
+{{- range $name, $app := .Values.apps }}
+{{- if $app.existingSecret }}
+{{- range $key, $variable := $keys }}
+{{ include "relay.secretSource" (dict "name" $app.existingSecret "key" $key "optional" (not (has $key (default list $app.requiredKeys)))
+    "path" (printf "RELAY_APPS__%s__%s" (upper $name) $variable)) }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- with .Values.claims.existingSecret }}
+{{ include "relay.secretSource" (dict "name" . "key" "url" "optional" false "path" "RELAY_CLAIMS__URL") }}
+{{- end }}
+{{- with .Values.kafka.existingSecret }}
+{{ include "relay.secretSource" (dict "name" . "key" "saslUsername" "optional" true "path" "RELAY_KAFKA__SASL_USERNAME") }}
+{{ include "relay.secretSource" (dict "name" . "key" "saslPassword" "optional" false "path" "RELAY_KAFKA__SASL_PASSWORD") }}
+{{- end }}
+{{- end }}
+
+{{- /* What every container of relay's image has. */}}
+{{- define "relay.containerSecurity" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+capabilities:
+  drop: [ALL]
+{{- end }}
+
+{{- define "relay.environment" -}}
+- name: RELAY_CONFIG
+  value: /etc/relay/relay.toml
+- name: RELAY_SECRETS_DIR
+  value: /etc/relay/secrets
+{{- with .Values.extraEnv }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
+{{- define "relay.mounts" -}}
+- name: config
+  mountPath: /etc/relay/relay.toml
+  subPath: relay.toml
+  readOnly: true
+- name: secrets
+  mountPath: /etc/relay/secrets
+  readOnly: true
+{{- if .Values.kafka.tlsSecret }}
+- name: kafka-tls
+  mountPath: /etc/relay/kafka-tls
+  readOnly: true
+{{- end }}
+{{- with .Values.extraVolumeMounts }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
+{{- define "relay.volumes" -}}
+- name: config
+  configMap:
+    name: {{ include "relay.fullname" . }}
+- name: secrets
+  projected:
+    defaultMode: 0440
+    sources: {{- include "relay.secretSources" . | trim | default "[]" | nindent 6 }}
+{{- if .Values.kafka.tlsSecret }}
+- name: kafka-tls
+  secret:
+    secretName: {{ .Values.kafka.tlsSecret }}
+    defaultMode: 0440
+{{- end }}
+{{- with .Values.extraVolumes }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
+{{- /* Where pods run, for all of them. */}}
+{{- define "relay.scheduling" -}}
+{{- with .Values.imagePullSecrets }}
+imagePullSecrets: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.priorityClassName }}
+priorityClassName: {{ . }}
+{{- end }}
+{{- with .Values.nodeSelector }}
+nodeSelector: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.tolerations }}
+tolerations: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.affinity }}
+affinity: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
