@@ -138,6 +138,9 @@ class Relay:
         drain = self._settings.drain
         self._draining = True
         log.info("draining", pending=self.metrics.account().pending)
+        for transport in transports:
+            if isinstance(transport, WebhookServer):
+                transport.leave()
         await asyncio.sleep(drain.delay)
         await asyncio.gather(*(transport.stop() for transport in transports))
         await self._emptied(dispatcher, drain.timeout)

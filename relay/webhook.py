@@ -57,7 +57,7 @@ class WebhookServer:
         )
         self._runner = web.ServerRunner(server, shutdown_timeout=SHUTDOWN_TIMEOUT)
         self._success = _Success()
-        self._draining = False
+        self._leaving = self._draining = False
 
     async def start(self) -> int:
         """Listen; give the port, which the system chooses where the settings say 0."""
@@ -65,6 +65,10 @@ class WebhookServer:
         site = web.TCPSite(self._runner, self._settings.host, self._settings.port, backlog=1024)
         await site.start()
         return int(self._runner.addresses[0][1])
+
+    def leave(self) -> None:
+        """Close each connection after its next answer, so that callers find another replica."""
+        self._leaving = True
 
     async def stop(self) -> None:
         """Close the listener, then answer what is under way."""
@@ -79,7 +83,9 @@ class WebhookServer:
             self._metrics.accept_seconds.observe(time.perf_counter() - started)
             if isinstance(outcome, Challenge):
                 return _json(exactjson.dumps({"challenge": outcome.value}))
-            return self._success if _is_plain(request) else _json(_SUCCESS)
+            if _is_plain(request) and not self._leaving:
+                return self._success
+            return self._parting(_json(_SUCCESS))
         except RejectedError as error:
             rejection = error
         except Exception as error:  # noqa: BLE001 - the last resort: answered, logged and counted
@@ -88,6 +94,11 @@ class WebhookServer:
         # A name that is not configured is a stranger's text: no label for it.
         self._metrics.rejected(app if app in self._apps else "", rejection.reason)
         return _refusal(rejection)
+
+    def _parting(self, response: web.Response) -> web.Response:
+        if self._leaving:
+            response.force_close()
+        return response
 
     async def _receive(self, request: web.BaseRequest, app: str | None) -> Outcome | Challenge:
         if app is None:

@@ -599,3 +599,22 @@ async def test_mutated_requests_never_break_it(place: Place) -> None:
     assert {None, 200, 400, 401, 404, 405} >= statuses - {408, 413, 414, 431}
     assert set(await pending(place)) <= {"e-1"}
     assert (await post_event(place.port, "e-2")).status == 200
+
+
+async def test_leaving_server_answers_and_closes_each_connection(place: Place) -> None:
+    """A balancer that keeps connections would go on sending here until it is too late."""
+    encrypted = encrypt(as_json(payload("e-1")))
+    for leaving in (False, True):
+        if leaving:
+            place.webhook.leave()
+        reader, writer = await asyncio.open_connection("127.0.0.1", place.port)
+        lines = [f"{name}: {value}" for name, value in sign(encrypted).items()]
+        head = [f"POST {EVENT} HTTP/1.1", "Host: x", f"Content-Length: {len(encrypted)}", *lines]
+        writer.write("\r\n".join([*head, "", ""]).encode() + encrypted)
+        answer = await reader.readuntil(b"\r\n\r\n")
+        assert answer.startswith(b"HTTP/1.1 200")
+        assert leaving is (b"connection: close" in answer.lower())
+        if leaving:
+            await asyncio.wait_for(reader.read(), 5)
+            assert reader.at_eof()
+        writer.close()
