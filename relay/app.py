@@ -99,7 +99,7 @@ class Relay:
         return journal
 
     def _dispatcher(self, journal: Journal, stack: contextlib.AsyncExitStack) -> Dispatcher:
-        claims = self._claims()
+        claims = self._claims(journal)
         if claims:
             stack.push_async_callback(claims.close)
         router = Router(self._settings.kafka.topic_prefix, self._settings.kafka.topics)
@@ -172,13 +172,17 @@ class Relay:
             for name, app in wanting.items()
         ]
 
-    def _claims(self) -> "Claims | None":
+    def _claims(self, journal: Journal) -> "Claims | None":
         """Where several replicas agree; without a URL there is one, and `redis` is not loaded."""
-        if not self._settings.claims.url.get_secret_value():
+        settings = self._settings.claims
+        if not settings.url.get_secret_value():
             return None
         from relay.claims import Claims
+        from relay.seeding import Seeding
 
-        return Claims(self._settings.claims, self._settings.journal.dedupe_window, self.metrics)
+        claims = Claims(settings, self._settings.journal.dedupe_window, self.metrics)
+        claims.entry = Seeding(journal, claims, settings.replica, settings.after).enter
+        return claims
 
     def _publisher(self, router: Router) -> Publisher:
         kafka = self._settings.kafka

@@ -10,7 +10,7 @@ import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from urllib.parse import SplitResult, unquote, urlsplit
 
 import structlog
@@ -21,12 +21,20 @@ from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
 from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
 
-from relay.errors import ClaimsError, ClaimsRefusedError, ClaimsUnavailableError
+from relay.errors import (
+    ClaimsAwaitedError,
+    ClaimsError,
+    ClaimsRefusedError,
+    ClaimsUnavailableError,
+)
 from relay.events import StoredEvent, Verdict
 from relay.logs import Changes
 from relay.metrics import Metrics
 from relay.settings import Claims as Settings
 from relay.settings import OnOutage
+
+if TYPE_CHECKING:
+    from relay.seeding import Entry
 
 T = TypeVar("T")
 
@@ -70,6 +78,12 @@ class _Store(Protocol):
         Gives the positions of those that others hold.
         """
 
+    async def put(self, key: str, value: str) -> None:
+        """Set a key for good."""
+
+    async def has(self, key: str) -> bool:
+        """Whether a key is there."""
+
     async def version(self) -> str:
         """Give the server's version, as `7.2.4`."""
 
@@ -92,6 +106,8 @@ class Claims:
         #: Monotonic time at which the store was last asked.
         self._asked_at = -IDLE_LOOK
         metrics.claims_up.set(0)
+        #: What must have succeeded before the first claim.
+        self.entry: Entry | None = None
 
     async def close(self) -> None:
         """Close the connection."""
@@ -103,10 +119,13 @@ class Claims:
             return Verdict(skipped=True)
         while True:
             try:
+                if self.entry:
+                    await self.entry()
                 lost = await self.claim(events, owner)
             except ClaimsError as error:
                 self._failed(error)
-                if self._settings.on_outage is OnOutage.PUBLISH:
+                awaited = isinstance(error, ClaimsAwaitedError)
+                if self._settings.on_outage is OnOutage.PUBLISH and not awaited:
                     self._again_at = time.monotonic() + LONGEST_WAIT
                     return Verdict(skipped=True)
                 self._metrics.claims_waiting.set(len(events))
@@ -122,6 +141,8 @@ class Claims:
             return
         try:
             await self._within(lambda store: store.version())
+            if self.entry:
+                await self.entry()
         except ClaimsError as error:
             self._failed(error)
         else:
@@ -148,6 +169,17 @@ class Claims:
 
     def _key(self, event: StoredEvent) -> str:
         return f"{self._settings.key_prefix}{event.app}:{event.event_id}"
+
+    async def announce(self, replica: str, owner: str) -> None:
+        """Say that everything a replica has published is in the store. Raises as `claim` does."""
+        await self._within(lambda store: store.put(self._announcement(replica), owner))
+
+    async def announced(self, replica: str) -> bool:
+        """Whether a replica has said so. Raises as `claim` does."""
+        return await self._within(lambda store: store.has(self._announcement(replica)))
+
+    def _announcement(self, replica: str) -> str:
+        return f"{self._settings.key_prefix}replica:{replica}"
 
     async def version(self) -> str:
         """Connect, and give the store's version. Raises as `claim` does."""
@@ -253,11 +285,26 @@ def _hosts(url: SplitResult, default: int) -> list[tuple[str, int]]:
     return found
 
 
-class _Server:
+class _Keys:
+    """What is one command everywhere."""
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+
+    async def put(self, key: str, value: str) -> None:
+        """Set a key for good."""
+        await self._client.set(key, value)
+
+    async def has(self, key: str) -> bool:
+        """Whether a key is there."""
+        return bool(await self._client.exists(key))
+
+
+class _Server(_Keys):
     """One server, or the master that sentinels name."""
 
     def __init__(self, client: Any, *sentinels: Any) -> None:
-        self._client = client
+        super().__init__(client)
         self._sentinels = sentinels
         self._script = client.register_script(_SCRIPT)
 
@@ -278,11 +325,8 @@ class _Server:
             await client.aclose()
 
 
-class _Cluster:
+class _Cluster(_Keys):
     """A cluster: each key has its own node, so each is a command of its own."""
-
-    def __init__(self, client: Any) -> None:
-        self._client = client
 
     async def claim(
         self, keys: Sequence[str], owner: str, seconds: int, heir_of: Sequence[str]

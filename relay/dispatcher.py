@@ -115,6 +115,8 @@ class Dispatcher:
     async def _run_until_failure(self) -> None:
         try:
             await self._recover()
+            if self._claims is None:
+                await self._journal.note_claims(seeded=False)
             while True:
                 await self._dispatch()
         except FencedError:

@@ -163,6 +163,10 @@ class ClaimsUnavailableError(ClaimsError):
     """Transient: the claims store is away, slow or changing its master."""
 
 
+class ClaimsAwaitedError(ClaimsError):
+    """Transient: another replica has not yet brought its past into the claims store."""
+
+
 class ClaimsRefusedError(ClaimsError):
     """Permanent until somebody acts: the store is too old, or refuses this user."""
 

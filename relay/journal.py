@@ -8,6 +8,7 @@ import sqlite3
 import uuid
 from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,10 @@ READ_BITE = 32
 
 _COLUMNS = "seq, app, transport, received_at, event_id, event_type, body, replayed, reason, origin"
 _PENDING = f"SELECT {_COLUMNS} FROM events WHERE outcome IS NULL ORDER BY seq LIMIT ?"  # noqa: S608 - constants
+_PUBLISHED = (
+    "SELECT seq, app, transport, received_at, event_id, event_type, x'', replayed, reason, origin"
+    " FROM events WHERE seq > ? AND outcome IN ('published', 'dead_letter') ORDER BY seq LIMIT ?"
+)
 _OLDEST = (
     "SELECT received_at FROM events WHERE outcome IS NULL AND NOT replayed ORDER BY seq LIMIT 1"
 )
@@ -60,6 +65,9 @@ class Journal:
                 #: The last seq that an offset read from Kafka may settle; None once it was heard.
                 self.trusted_seq: int | None = trusted_seq
                 self._counted_seq = journalfile.last_seq(connection)
+                sql = "SELECT claims_seeded FROM journal"
+                #: Whether the claims store has what this journal has published.
+                self.claims_seeded = bool(connection.execute(sql).fetchone()[0])
                 self._count_backlog(connection)
             self._reader = journalfile.connect(path)
             self._writer = Writer(path, self._deliver, max_bytes=max_bytes, window=window)
@@ -104,6 +112,18 @@ class Journal:
         """Note that Kafka's word on this journal has been heard: all its numbers are its own."""
         await self._call(lambda c: c.execute("UPDATE journal SET trusted_seq = NULL"))
         self.trusted_seq = None
+
+    async def note_claims(self, *, seeded: bool) -> None:
+        """Note whether the claims store has what this journal has published and will publish."""
+        if seeded is not self.claims_seeded:
+            sql = "UPDATE journal SET claims_seeded = ?"
+            await self._call(lambda c: c.execute(sql, (seeded,)))
+            self.claims_seeded = seeded
+
+    def published(self, after_seq: int, limit: int) -> list[StoredEvent]:
+        """Give the next events that this journal has put on Kafka, without their bodies."""
+        rows = self._reader.execute(_PUBLISHED, (after_seq, limit)).fetchall()
+        return [replace(stored_event(row), replayed=False) for row in rows]
 
     async def renew_id(self) -> None:
         """Become another journal to Kafka."""

@@ -10,7 +10,9 @@ CREATE TABLE journal (
     -- The last seq that an offset read from Kafka may settle; NULL once it has been read.
     -- Rows beyond it were accepted by processes that have not yet heard from Kafka (volume restored
     -- from a snapshot: the same numbers may have meant other events before).
-    trusted_seq INTEGER
+    trusted_seq INTEGER,
+    -- 1 while everything that this journal has published is in the claims store; 0 since it ran alone.
+    claims_seeded INTEGER NOT NULL DEFAULT 0
 ) STRICT;
 
 CREATE TABLE events (

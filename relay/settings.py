@@ -204,6 +204,9 @@ class Claims(_Section):
     url: SecretStr = SecretStr("")
     on_outage: OnOutage = OnOutage.HOLD
     key_prefix: str = "relay:"
+    #: This replica's name, and that of one whose past must be in the store before this publishes.
+    replica: str = ""
+    after: str = ""
     ca_file: Path | None = None
     timeout: Annotated[float, BeforeValidator(_seconds), Field(gt=0, le=60)] = 2
 

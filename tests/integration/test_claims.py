@@ -14,11 +14,12 @@ from structlog.testing import capture_logs
 from relay import claims as claims_module
 from relay.claims import Claims
 from relay.errors import ClaimsRefusedError, ClaimsUnavailableError
-from relay.events import StoredEvent, Transport, Verdict
+from relay.events import Outcome, Settlement, StoredEvent, Transport, Verdict
 from relay.metrics import Metrics
+from relay.seeding import Seeding
 from relay.settings import Claims as Settings
 from relay.settings import OnOutage
-from tests.fakes import free_port, until
+from tests.fakes import event, free_port, journal_at, until
 from tests.redis_server import RedisServer, redis_server
 
 WINDOW = 86_400
@@ -86,6 +87,25 @@ async def test_idle_replica_notices_that_the_store_is_away(
     await one.look()
     assert up() == 0
     await one.close()
+
+
+async def test_newcomer_publishes_nothing_before_the_old_one_has_entered(
+    server: RedisServer, tmp_path: Path
+) -> None:
+    """What the old one has published without claims is not published again."""
+    async with journal_at(tmp_path / "old.db") as old, journal_at(tmp_path / "new.db") as new:
+        await old.add(event("published"))
+        await old.settle([Settlement(seq=1, outcome=Outcome.PUBLISHED)], 1)
+        one, other = claims(server.url), claims(server.url)
+        one.entry = Seeding(old, one, "relay-0", "relay-0").enter
+        other.entry = Seeding(new, other, "relay-1", "relay-0").enter
+        asking = asyncio.create_task(other.ask([stored("published"), stored("b")], new.id))
+        await until(lambda: other._wait > claims_module.FIRST_WAIT)
+        await one.look()
+        async with asyncio.timeout(10):
+            assert Verdict(lost=frozenset({0})) == await asking
+    await one.close()
+    await other.close()
 
 
 async def test_apps_are_apart(server: RedisServer) -> None:

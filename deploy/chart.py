@@ -1,0 +1,168 @@
+"""Writes the chart's values.schema.json and README.md from values.yaml: `make chart`.
+
+Each value's sentence is the `# --` comment before it; its type is that of its default, unless
+`TYPES` knows better.
+"""
+
+import json
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+CHART = Path(__file__).parent / "helm"
+
+Schema = dict[str, Any]
+Json = dict[str, Any]
+
+TEXT: Schema = {"type": "string"}
+SECONDS: Schema = {"type": ["string", "number"], "pattern": r"^[0-9.]+ ?(ms|s|m|h|d)?$"}
+FREE: Schema = {"type": "object"}
+SECURITY = ["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"]
+APP: Schema = {
+    "type": "object",
+    "additionalProperties": False,
+    "properties": {
+        **dict.fromkeys(
+            (
+                "appId",
+                "appSecret",
+                "encryptKey",
+                "previousEncryptKey",
+                "verificationToken",
+                "previousVerificationToken",
+                "helpdeskToken",
+                "existingSecret",
+            ),
+            TEXT,
+        ),
+        "helpdeskId": {"type": ["string", "integer"]},
+        "longConnection": {"type": "boolean"},
+        "requiredKeys": {"type": "array", "items": TEXT},
+    },
+}
+#: What the default does not tell.
+TYPES: dict[str, Schema] = {
+    "apps": {"type": "object", "additionalProperties": APP},
+    "image.tag": {"type": ["string", "number"]},
+    "image.pullPolicy": {"enum": ["Always", "IfNotPresent", "Never"]},
+    "kafka.delivery": {"enum": ["exactly-once", "at-least-once"]},
+    "kafka.securityProtocol": {"enum": SECURITY},
+    "kafka.saslMechanism": {"enum": ["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"]},
+    "kafka.partitions": {"type": "integer", "minimum": 1},
+    "kafka.replicationFactor": {"type": "integer", "minimum": -1},
+    "claims.onOutage": {"enum": ["hold", "publish"]},
+    "drain.delay": SECONDS,
+    "drain.timeout": SECONDS,
+    "terminationGracePeriodSeconds": {"type": ["string", "integer"], "pattern": "^$"},
+    "replicaCount": {"type": "integer", "minimum": 0},
+    "persistence.accessMode": {"enum": ["ReadWriteOnce", "ReadWriteOncePod"]},
+    "service.type": {"enum": ["ClusterIP", "NodePort", "LoadBalancer"]},
+    "service.port": {"type": "integer", "minimum": 1, "maximum": 65535},
+    "autoscaling.minReplicas": {"type": "integer", "minimum": 1},
+    "autoscaling.maxReplicas": {"type": "integer", "minimum": 1},
+    "resources.requests": FREE,
+    "resources.limits": FREE,
+    "podSecurityContext": FREE,
+    "dashboard.labels": FREE,
+}
+
+
+def sentences(text: str) -> dict[str, str]:
+    """Give each value's path with the `# --` sentence before it."""
+    found: dict[str, str] = {}
+    path: list[tuple[int, str]] = []
+    comment: list[str] = []
+    for line in text.splitlines():
+        stripped = line.strip()
+        if stripped.startswith("# -- "):
+            comment = [stripped.removeprefix("# -- ")]
+        elif stripped.startswith("#") and comment:
+            comment.append(stripped.removeprefix("#").strip())
+        elif match := re.match(r"^( *)([\w-]+):", line):
+            indent = len(match[1])
+            path = [step for step in path if step[0] < indent] + [(indent, match[2])]
+            if comment:
+                found[".".join(name for _, name in path)] = " ".join(comment)
+            comment = []
+        else:
+            comment = []
+    return found
+
+
+def leaves(value: Json, told: dict[str, str], path: str = "") -> Iterator[tuple[str, Any]]:
+    """Give each value that has a sentence, or none inside it."""
+    for name, inner in value.items():
+        here = f"{path}{name}"
+        deeper = any(other.startswith(f"{here}.") for other in told)
+        if isinstance(inner, dict) and inner and deeper:
+            yield from leaves(inner, told, f"{here}.")
+        else:
+            yield here, inner
+
+
+def schema_of(value: Any, told: dict[str, str], path: str = "") -> Schema:
+    """Give the schema of a value by its default."""
+    if path in TYPES:
+        return TYPES[path]
+    if isinstance(value, dict) and value:
+        inner = {
+            name: schema_of(one, told, f"{path}.{name}" if path else name)
+            for name, one in value.items()
+        }
+        for name, one in inner.items():
+            if sentence := told.get(f"{path}.{name}" if path else name):
+                inner[name] = {"description": sentence, **one}
+        return {"type": "object", "additionalProperties": False, "properties": inner}
+    kinds = {bool: "boolean", int: "integer", str: "string", list: "array", dict: "object"}
+    return {"type": kinds[type(value)]}
+
+
+def schema(values: Json, told: dict[str, str]) -> str:
+    """Give values.schema.json."""
+    made = schema_of(values, told)
+    made["properties"]["global"] = {"type": "object", "description": "Helm's own"}
+    head = {"$schema": "http://json-schema.org/draft-07/schema#", "title": "relay"}
+    return json.dumps(head | made, indent=2) + "\n"
+
+
+def table(values: Json, told: dict[str, str]) -> str:
+    """Give the README's table of values."""
+    rows = ["| value | default | |", "|---|---|---|"]
+    for path, default in leaves(values, told):
+        shown = json.dumps(default).replace("|", "\\|")
+        rows.append(f"| `{path}` | `{shown}` | {told.get(path, '').replace('|', chr(92) + '|')} |")
+    return "\n".join(rows) + "\n"
+
+
+def files() -> dict[Path, str]:
+    """Give what the files must hold."""
+    text = (CHART / "values.yaml").read_text()
+    values, told = yaml.safe_load(text), sentences(text)
+    readme = (CHART / "README.md").read_text()
+    head, _, _ = readme.partition("## Values\n")
+    return {
+        CHART / "values.schema.json": schema(values, told),
+        CHART / "README.md": f"{head}## Values\n\n{table(values, told)}",
+    }
+
+
+def main() -> int:
+    """Write the files; with --check, say which are out of date instead."""
+    stale = [
+        path for path, text in files().items() if not path.exists() or path.read_text() != text
+    ]
+    if "--check" in sys.argv:
+        for path in stale:
+            print(f"{path.name} is out of date: run `make chart`")
+        return bool(stale)
+    for path, text in files().items():
+        path.write_text(text)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

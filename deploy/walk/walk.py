@@ -1,0 +1,277 @@
+"""Walks through an operator's life on a real cluster: `deploy/walk/walk.py --namespace relay`.
+
+Wants kubectl and helm with a cluster that has the images relay, kafka:test and redis:test, and the
+stores of stores.yaml in the namespace `stores`. Under load all the time; at the end every event that
+was acknowledged must be on Kafka once. Prints Markdown; exit 1 if something is not as it must be.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+HERE = Path(__file__).parent
+CHART = HERE.parent / "helm"
+#: Replaced by nobody's secrets: the cluster is thrown away.
+KEY, TOKEN = "walk-encrypt-key", "walk-verification-token"
+MINIMAL = [
+    "--set",
+    "kafka.bootstrapServers=kafka.stores:9092",
+    "--set",
+    f"apps.default.encryptKey={KEY}",
+    "--set",
+    f"apps.default.verificationToken={TOKEN}",
+]
+CLAIMS = ["--set", "claims.url=redis://redis.stores:6379/0"]
+
+Counts = dict[str, int]
+
+
+class Walk:
+    """One walk; `steps` are the rows of its table."""
+
+    def __init__(self, namespace: str, release: str, image: str) -> None:
+        self.namespace, self.release, self.image = namespace, release, image
+        self.failed: list[str] = []
+
+    def run(self, *command: str, check: bool = True) -> str:
+        """Run a command; give what it printed."""
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if check and done.returncode:
+            sys.exit(f"{' '.join(command)}\n{done.stdout}{done.stderr}")
+        return done.stdout
+
+    def kubectl(self, *arguments: str, check: bool = True) -> str:
+        """Run kubectl in the release's namespace."""
+        return self.run("kubectl", "-n", self.namespace, *arguments, check=check)
+
+    def helm(self, *arguments: str) -> str:
+        """Run helm on the release; the chart's defaults but for what is said."""
+        repository, _, tag = self.image.partition(":")
+        image = ["--set", f"image.repository={repository}", "--set", f"image.tag={tag}"]
+        return self.run(
+            "helm",
+            "upgrade",
+            "--install",
+            self.release,
+            str(CHART),
+            "-n",
+            self.namespace,
+            *image,
+            *MINIMAL,
+            *arguments,
+            "--wait",
+            "--timeout",
+            "180s",
+        )
+
+    def ready(self, replicas: int) -> None:
+        """Wait until so many replicas serve, and no other pods are left."""
+        self.kubectl("rollout", "status", f"statefulset/{self.release}", "--timeout=180s")
+        deadline = time.monotonic() + 180
+        selector = "app.kubernetes.io/component=relay"
+        while True:
+            pods = self.kubectl("get", "pods", "-l", selector, "-o", "name").split()
+            if len(pods) == replicas:
+                return
+            if time.monotonic() > deadline:
+                sys.exit(f"{len(pods)} pods instead of {replicas}")
+            time.sleep(1)
+
+    def send(self) -> None:
+        """Start the sender, a pod of relay's image."""
+        self.kubectl("delete", "pod", "sender", "--ignore-not-found", "--wait=true")
+        self.kubectl("delete", "configmap", "sender", "--ignore-not-found")
+        self.kubectl("create", "configmap", "sender", f"--from-file={HERE / 'sender.py'}")
+        environment = {
+            "URL": f"http://{self.release}/webhook/event",
+            "KEY": KEY,
+            "TOKEN": TOKEN,
+            "BOOTSTRAP": "kafka.stores:9092",
+            "PREFIX": "feishu.",
+            "RATE": "50",
+        }
+        pod = {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {"name": "sender"},
+            "spec": {
+                "restartPolicy": "Never",
+                "terminationGracePeriodSeconds": 150,
+                "securityContext": {
+                    "runAsNonRoot": True,
+                    "runAsUser": 10001,
+                    "seccompProfile": {"type": "RuntimeDefault"},
+                },
+                "containers": [
+                    {
+                        "name": "sender",
+                        "image": self.image,
+                        "imagePullPolicy": "IfNotPresent",
+                        "command": ["python3", "/sender/sender.py"],
+                        "env": [
+                            {"name": name, "value": value} for name, value in environment.items()
+                        ],
+                        "volumeMounts": [{"name": "sender", "mountPath": "/sender"}],
+                        "securityContext": {
+                            "allowPrivilegeEscalation": False,
+                            "capabilities": {"drop": ["ALL"]},
+                        },
+                    }
+                ],
+                "volumes": [{"name": "sender", "configMap": {"name": "sender"}}],
+            },
+        }
+        command = ["kubectl", "-n", self.namespace, "apply", "-f", "-"]
+        subprocess.run(command, input=json.dumps(pod), text=True, check=True, capture_output=True)
+        self.kubectl("wait", "pod/sender", "--for=condition=Ready", "--timeout=60s")
+
+    def counts(self) -> Counts:
+        """Read the sender's answers so far."""
+        lines = self.kubectl("logs", "sender", "--tail=1", check=False).splitlines()
+        return json.loads(lines[-1])["answers"] if lines else {}
+
+    def step(self, name: str, *, refused_allowed: bool = True, rest: float = 5) -> "Step":
+        """Begin a step of the table."""
+        return Step(self, name, refused_allowed=refused_allowed, rest=rest)
+
+    def finish(self) -> None:
+        """Stop the sender and print what it found."""
+        self.kubectl("exec", "sender", "--", "python3", "-c", "import os; os.kill(1, 15)")
+        deadline = time.monotonic() + 150
+        while not (
+            found := [
+                x for x in self.kubectl("logs", "sender").splitlines() if x.startswith("RESULT ")
+            ]
+        ):
+            if time.monotonic() > deadline:
+                sys.exit("the sender came to no result")
+            time.sleep(1)
+        result = json.loads(found[0].removeprefix("RESULT "))
+        print(
+            f"\n{result['acknowledged']:,} events acknowledged, {result['lost']} lost, {result['twice']} twice."
+        )
+        print(f"All answers: {result['answers']}.")
+        if result["lost"] or result["twice"]:
+            self.failed.append(f"events: {result}")
+
+
+class Step:
+    """Measures what the sender was answered while something is done."""
+
+    def __init__(self, walk: Walk, name: str, *, refused_allowed: bool, rest: float) -> None:
+        self._walk, self._name = walk, name
+        self._refused_allowed, self._rest = refused_allowed, rest
+
+    def __enter__(self) -> None:
+        self._before, self._began = self._walk.counts(), time.monotonic()
+
+    def __exit__(self, *error: object) -> None:
+        took = time.monotonic() - self._began
+        time.sleep(self._rest)
+        after = self._walk.counts()
+        new = {name: n - self._before.get(name, 0) for name, n in after.items()}
+        taken = new.pop("200", 0)
+        others = {name: n for name, n in new.items() if n}
+        print(f"| {self._name} | {took:.0f} s | {taken} | {others or 'none'} |", flush=True)
+        if (others and not self._refused_allowed) or not taken:
+            self._walk.failed.append(f"{self._name}: {others}")
+
+
+def main() -> int:
+    """Walk."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--namespace", default="relay")
+    parser.add_argument("--release", default="relay")
+    parser.add_argument("--image", default="relay:0.1.0")
+    options = parser.parse_args()
+    walk = Walk(options.namespace, options.release, options.image)
+    first = f"{walk.release}-0"
+    walk.helm()
+    walk.ready(1)
+    walk.send()
+    time.sleep(10)
+    print("| step | took | answered 200 | other answers |\n|---|---|---|---|")
+    with walk.step("one replica, nothing happens", refused_allowed=False, rest=8):
+        pass
+    with walk.step("1 to 3 replicas, with claims: the first is replaced"):
+        walk.helm("--set", "replicaCount=3", *CLAIMS)
+        walk.ready(3)
+    three = ["--set", "replicaCount=3", *CLAIMS]
+    with walk.step("`helm upgrade` of three replicas", refused_allowed=False):
+        walk.helm(*three, "--set", "settings.log.level=debug")
+        walk.ready(3)
+    with walk.step("a pod deleted", refused_allowed=False):
+        walk.kubectl("delete", "pod", f"{walk.release}-1")
+        walk.ready(3)
+    with walk.step("a pod killed hard (`--grace-period=0 --force`)"):
+        walk.kubectl("delete", "pod", f"{walk.release}-2", "--grace-period=0", "--force")
+        time.sleep(5)
+        walk.ready(3)
+    with walk.step("Kafka's pod away for a minute", refused_allowed=False):
+        walk.run("kubectl", "-n", "stores", "scale", "statefulset/kafka", "--replicas=0")
+        time.sleep(60)
+        walk.run("kubectl", "-n", "stores", "scale", "statefulset/kafka", "--replicas=1")
+        walk.run(
+            "kubectl", "-n", "stores", "rollout", "status", "statefulset/kafka", "--timeout=120s"
+        )
+    with walk.step(
+        "scale-down to 1 with a backlog: Kafka is away, two volumes keep theirs",
+        refused_allowed=False,
+    ):
+        walk.run("kubectl", "-n", "stores", "scale", "statefulset/kafka", "--replicas=0")
+        time.sleep(10)
+        walk.helm("--set", "replicaCount=1", *CLAIMS, "--set", "settings.log.level=debug")
+        walk.ready(1)
+    claims = walk.kubectl("get", "pvc", "-o", "name").split()
+    if len(claims) != 3:
+        walk.failed.append(f"volumes: {claims}")
+    with walk.step("Kafka back; the volume of replica 2 by the drain job", refused_allowed=False):
+        walk.run("kubectl", "-n", "stores", "scale", "statefulset/kafka", "--replicas=1")
+        walk.run(
+            "kubectl", "-n", "stores", "rollout", "status", "statefulset/kafka", "--timeout=120s"
+        )
+        walk.helm(
+            "--set",
+            "replicaCount=1",
+            *CLAIMS,
+            "--set",
+            "settings.log.level=debug",
+            "--set",
+            "drainJob.enabled=true",
+            "--set",
+            "drainJob.ordinal=2",
+        )
+        walk.kubectl(
+            "wait", f"job/{walk.release}-drain-2", "--for=condition=Complete", "--timeout=120s"
+        )
+    with walk.step(
+        "up to 3 again: replica 1 publishes what its volume kept", refused_allowed=False
+    ):
+        walk.helm(*three, "--set", "settings.log.level=debug")
+        walk.ready(3)
+    print(f"| `helm test` | - | - | {_phase(walk)} |")
+    with walk.step("uninstall, and install again on the retained volumes"):
+        walk.run("helm", "uninstall", walk.release, "-n", walk.namespace, "--wait")
+        walk.helm(*three)
+        walk.ready(3)
+    journal = walk.kubectl("logs", first, "--tail=-1").splitlines()[0]
+    print(f"\nIts journal is the one from before: `{json.loads(journal)['journal']}`.")
+    walk.finish()
+    for failure in walk.failed:
+        print(f"FAILED: {failure}")
+    return bool(walk.failed)
+
+
+def _phase(walk: Walk) -> str:
+    printed = walk.run("helm", "test", walk.release, "-n", walk.namespace, "--logs", check=False)
+    if "Succeeded" not in printed:
+        walk.failed.append(f"helm test: {printed[-300:]}")
+        return "FAILED"
+    return "Succeeded: " + printed.strip().splitlines()[-1]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

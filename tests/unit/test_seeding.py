@@ -1,0 +1,114 @@
+"""From one replica to several: what the first has published is claimed before others publish."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from relay import seeding
+from relay.errors import ClaimsAwaitedError, ClaimsUnavailableError
+from relay.events import Outcome, Settlement, StoredEvent
+from relay.journal import Journal
+from relay.seeding import Seeding
+from tests.fakes import event, journal_at
+
+
+class MemoryStore:
+    """A claims store in memory, which may be away."""
+
+    def __init__(self) -> None:
+        self.owners: dict[str, str] = {}
+        self.names: dict[str, str] = {}
+        self.failures = 0
+        self.calls = 0
+
+    def _called(self) -> None:
+        self.calls += 1
+        if self.failures:
+            self.failures -= 1
+            raise ClaimsUnavailableError("away")
+
+    async def claim(self, events: Sequence[StoredEvent], owner: str) -> frozenset[int]:
+        self._called()
+        for one in events:
+            self.owners.setdefault(one.event_id, owner)
+        return frozenset()
+
+    async def announce(self, replica: str, owner: str) -> None:
+        self._called()
+        self.names[replica] = owner
+
+    async def announced(self, replica: str) -> bool:
+        self._called()
+        return replica in self.names
+
+
+async def publish(journal: Journal, *names: str) -> None:
+    """Store events and settle them: one in three as another's, none left."""
+    for name in names:
+        await journal.add(event(name))
+    rows = await journal.pending(100, 2**20)
+    outcomes = (Outcome.PUBLISHED, Outcome.DEAD_LETTER, Outcome.DUPLICATE)
+    ends = [Settlement(seq=row.seq, outcome=outcomes[place % 3]) for place, row in enumerate(rows)]
+    await journal.settle(ends, 1_767_323_045_678)
+
+
+@pytest.fixture(autouse=True)
+def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(seeding, "PAGE", 2)
+
+
+async def test_what_a_journal_has_published_is_claimed(tmp_path: Path) -> None:
+    """And neither what another published nor what is pending, which is claimed in its turn."""
+    store = MemoryStore()
+    async with journal_at(tmp_path / "j.db") as journal:
+        await publish(journal, "a", "b", "others", "c", "d", "others-2", "e")
+        await journal.add(event("pending"))
+        await Seeding(journal, store, "", "").enter()
+        assert store.owners == dict.fromkeys("abcde", journal.id)
+
+
+async def test_past_is_brought_in_once(tmp_path: Path) -> None:
+    """Over restarts, too; but again after a time without claims."""
+    store, path = MemoryStore(), tmp_path / "j.db"
+    async with journal_at(path) as journal:
+        await publish(journal, "a")
+        await Seeding(journal, store, "", "").enter()
+    calls = store.calls
+    async with journal_at(path) as journal:
+        await Seeding(journal, store, "", "").enter()
+        assert store.calls == calls
+        await journal.note_claims(seeded=False)
+    async with journal_at(path) as journal:
+        await Seeding(journal, store, "", "").enter()
+    assert store.calls == calls + 1
+
+
+async def test_entry_goes_on_after_a_failure(tmp_path: Path) -> None:
+    """Whichever of its steps it was that met no store."""
+    async with journal_at(tmp_path / "j.db") as journal:
+        await publish(journal, "a", "b", "c", "d")
+        for failures in (1, 1, 1):
+            store = MemoryStore()
+            await journal.note_claims(seeded=False)
+            entry = Seeding(journal, store, "relay-0", "relay-0")
+            store.failures = failures
+            with pytest.raises(ClaimsUnavailableError):
+                await entry.enter()
+            await entry.enter()
+            assert set(store.owners) == {"a", "b", "d"}
+            assert store.names == {"relay-0": journal.id}
+
+
+async def test_newcomer_waits_for_the_one_that_ran_alone(tmp_path: Path) -> None:
+    store = MemoryStore()
+    old, new = tmp_path / "old.db", tmp_path / "new.db"
+    async with journal_at(old) as first, journal_at(new) as second:
+        await publish(first, "a")
+        newcomer = Seeding(second, store, "relay-1", "relay-0")
+        with pytest.raises(ClaimsAwaitedError, match="relay-0"):
+            await newcomer.enter()
+        await Seeding(first, store, "relay-0", "relay-0").enter()
+        await newcomer.enter()
+        assert store.owners == {"a": first.id}
+        await newcomer.enter()
