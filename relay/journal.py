@@ -69,6 +69,7 @@ class Journal:
                 #: Whether the claims store has what this journal has published.
                 self.claims_seeded = bool(connection.execute(sql).fetchone()[0])
                 self._count_backlog(connection)
+            metrics.identified(self.id)
             self._reader = journalfile.connect(path)
             self._writer = Writer(path, self._deliver, max_bytes=max_bytes, window=window)
         except BaseException:
@@ -130,6 +131,7 @@ class Journal:
         renewed = str(uuid.uuid4())
         await self._call(lambda c: c.execute("UPDATE journal SET id = ?", (renewed,)))
         self.id = renewed
+        self._metrics.identified(renewed)
 
     async def probe(self) -> bool:
         """Whether the journal takes events; after a failure this tries a commit."""

@@ -115,6 +115,12 @@ class Metrics:
         self.journal_max_bytes = Gauge(
             "relay_journal_max_bytes", "The setting journal.max_bytes.", registry=registry
         )
+        self._journal_info = Gauge(
+            "relay_journal_info",
+            "1, with the id of the journal: a replica is its journal.",
+            ["journal"],
+            registry=registry,
+        )
         self.kafka_up = Gauge(
             "relay_kafka_up", "1 while the publisher is connected, else 0.", registry=registry
         )
@@ -194,6 +200,11 @@ class Metrics:
     def ignored(self, app: str, reason: IgnoredReason) -> None:
         """Count a message of a long connection that is no event."""
         self._long_connection_ignored.labels(app, reason).inc()
+
+    def identified(self, journal: str) -> None:
+        """Note the journal's id, which may change."""
+        self._journal_info.clear()
+        self._journal_info.labels(journal).set(1)
 
     def account(self) -> Account:
         """Give the totals at this moment; they always balance."""

@@ -19,6 +19,7 @@ NAMES = {
     "relay_commit_seconds",
     "relay_publish_seconds",
     "relay_end_to_end_seconds",
+    "relay_journal_info",
     "relay_journal_bytes",
     "relay_journal_used_bytes",
     "relay_journal_max_bytes",

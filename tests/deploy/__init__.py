@@ -1,0 +1,1 @@
+"""What is deployed: the image, the chart, the alerts, the dashboard."""
