@@ -15,14 +15,17 @@ RUN /build/tools/bin/pip wheel --no-cache-dir --no-deps --no-build-isolation --w
 RUN /opt/relay/bin/pip uninstall --yes pip \
     && site=$(/opt/relay/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))') \
     && rm -rf "$site"/setuptools* "$site"/pkg_resources "$site"/_distutils_hack "$site"/distutils-precedence.pth \
-    && find "$site" -type d \( -name tests -o -name test \) -prune -exec rm -rf {} + \
+    && find "$site" -type d \( -name tests -o -name test -o -name '.*' \) -prune -exec rm -rf {} + \
     && find "$site" -type f \( -name '*.c' -o -name '*.h' -o -name '*.pyx' -o -name '*.pxd' \
         -o -name '*.pyi' -o -name '*.proto' \) -delete \
-    && rm -f /opt/relay/bin/*ctivate* /opt/relay/bin/pip* \
+    && find /opt/relay/bin -mindepth 1 ! -name 'python*' ! -name relay -delete \
     && /opt/relay/bin/python -m compileall -q -j 0 --invalidation-mode unchecked-hash "$site" \
     && mkdir /build/journal
 
 FROM ${BASE}
+# The base's own installers; nothing is installed any more.
+RUN rm -rf /usr/local/bin/pip* /usr/local/lib/python3*/site-packages/pip* /usr/local/lib/python3*/ensurepip \
+    /usr/lib/python3*/ensurepip /usr/share/python-wheels
 LABEL org.opencontainers.image.title="relay" \
       org.opencontainers.image.description="Feishu helpdesk events, once and in order, on Kafka" \
       org.opencontainers.image.version="0.1.0"
@@ -39,6 +42,6 @@ VOLUME /var/lib/relay
 EXPOSE 8080 9090
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=3s --start-period=10s \
-    CMD ["python3", "-c", "import urllib.request as r; r.urlopen('http://127.0.0.1:9090/readyz', timeout=2)"]
+    CMD ["python3", "-c", "import os, urllib.request as u; u.urlopen('http://127.0.0.1:' + os.getenv('RELAY_ADMIN__PORT', '9090') + '/readyz', timeout=2)"]
 ENTRYPOINT ["relay"]
 CMD ["serve"]

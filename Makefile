@@ -20,7 +20,7 @@ LOCK := $(VENV)/lock/bin/uv pip compile --quiet --universal --python-version 3.1
 	--generate-hashes --no-header --no-emit-index-url --upgrade
 
 .DEFAULT_GOAL := help
-.PHONY: help install dev test check format bench soak lab lock proto clean
+.PHONY: help install dev test check audit format bench soak lab chart lock proto clean
 
 help: ## List the targets.
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-9s %s\n", $$1, $$2}'
@@ -37,6 +37,10 @@ check: install ## Check format, lint and types.
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	@$(MAKE) --no-print-directory audit
+
+audit: $(VENV)/audit/installed ## Look for known vulnerabilities in what is locked.
+	@$(BIN)/python deploy/audit.py $(VENV)/audit/bin/pip-audit requirements/run.txt
 
 format: install ## Format the code and repair what ruff can.
 	$(BIN)/ruff format .
@@ -51,11 +55,15 @@ soak: install ## Kill the relay 200 times under load and count every event.
 lab: install ## Break three replicas and their stores as seeds say. SEEDS=20 ARGS="..."
 	$(BIN)/python -m tests.lab --seeds $(SEEDS) $(ARGS)
 
+chart: install ## Write the chart's schema and table of values from its values.yaml.
+	$(BIN)/python deploy/chart.py
+
 lock: install ## Resolve the locked requirements again, newest versions.
 	@test -x $(VENV)/lock/bin/uv || $(BIN)/python -m venv $(VENV)/lock
 	$(VENV)/lock/bin/pip install --quiet uv==$(UV_VERSION)
 	$(LOCK) pyproject.toml --output-file requirements/run.txt
 	$(LOCK) --group build --output-file requirements/build.txt
+	$(LOCK) --group audit --output-file requirements/audit.txt
 	$(LOCK) pyproject.toml --extra dev --group test --group build --constraint requirements/run.txt \
 		--output-file requirements/dev.txt
 
@@ -76,6 +84,12 @@ $(STAMP): pyproject.toml requirements/dev.txt
 		--require-hashes -r requirements/dev.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check \
 		--no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/audit/installed: requirements/audit.txt $(STAMP)
+	@test -x $(VENV)/audit/bin/python || $(BIN)/python -m venv $(VENV)/audit
+	@$(VENV)/audit/bin/python -m pip install --quiet --disable-pip-version-check \
+		--require-hashes -r requirements/audit.txt
 	@touch $@
 
 define find_python

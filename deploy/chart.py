@@ -39,7 +39,8 @@ APP: Schema = {
             ),
             TEXT,
         ),
-        "helpdeskId": {"type": ["string", "integer"]},
+        # A number would lose its last digits on its way through Helm.
+        "helpdeskId": TEXT,
         "longConnection": {"type": "boolean"},
         "requiredKeys": {"type": "array", "items": TEXT},
     },

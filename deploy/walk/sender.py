@@ -85,7 +85,9 @@ async def deliver(session: aiohttp.ClientSession, event_id: str, ticket: str) ->
 async def send(session: aiohttp.ClientSession, number: int) -> None:
     """Deliver an event until it is taken, and now and then once more."""
     event_id, ticket = f"{RUN}-{number:07d}", f"{RUN}{number % 40:03d}"
-    while not await deliver(session, event_id, ticket):
+    while True:
+        if await deliver(session, event_id, ticket):
+            break
         await asyncio.sleep(RETRY)
     acknowledged.append(event_id)
     if random.random() < REPEAT:

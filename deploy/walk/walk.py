@@ -1,8 +1,9 @@
+#!/usr/bin/env python3
 """Walks through an operator's life on a real cluster: `deploy/walk/walk.py --namespace relay`.
 
 Wants kubectl and helm with a cluster that has the images relay, kafka:test and redis:test, and the
-stores of stores.yaml in the namespace `stores`. Under load all the time; at the end every event that
-was acknowledged must be on Kafka once. Prints Markdown; exit 1 if something is not as it must be.
+stores of stores.yaml in the namespace `stores`. Under load all the time; at the end every event
+that was acknowledged must be on Kafka once. Prints Markdown; exit 1 if something is not so.
 """
 
 import argparse
@@ -25,6 +26,12 @@ MINIMAL = [
     f"apps.default.verificationToken={TOKEN}",
 ]
 CLAIMS = ["--set", "claims.url=redis://redis.stores:6379/0"]
+
+REPLICAS = 3
+ONE = ["--set", "replicaCount=1", *CLAIMS]
+THREE = ["--set", f"replicaCount={REPLICAS}", *CLAIMS]
+#: Some change, so that pods are replaced.
+DEBUG = ["--set", "settings.log.level=debug"]
 
 Counts = dict[str, int]
 
@@ -66,6 +73,13 @@ class Walk:
             "--timeout",
             "180s",
         )
+
+    def kafka(self, *, away: bool) -> None:
+        """Take Kafka away, or bring it back."""
+        scale = ("scale", "statefulset/kafka", f"--replicas={int(not away)}")
+        self.run("kubectl", "-n", "stores", *scale)
+        status = ("rollout", "status", "statefulset/kafka", "--timeout=120s")
+        self.run("kubectl", "-n", "stores", *status)
 
     def ready(self, replicas: int) -> None:
         """Wait until so many replicas serve, and no other pods are left."""
@@ -133,7 +147,7 @@ class Walk:
         lines = self.kubectl("logs", "sender", "--tail=1", check=False).splitlines()
         return json.loads(lines[-1])["answers"] if lines else {}
 
-    def step(self, name: str, *, refused_allowed: bool = True, rest: float = 5) -> "Step":
+    def step(self, name: str, *, refused_allowed: bool = False, rest: float = 5) -> "Step":
         """Begin a step of the table."""
         return Step(self, name, refused_allowed=refused_allowed, rest=rest)
 
@@ -151,7 +165,8 @@ class Walk:
             time.sleep(1)
         result = json.loads(found[0].removeprefix("RESULT "))
         print(
-            f"\n{result['acknowledged']:,} events acknowledged, {result['lost']} lost, {result['twice']} twice."
+            f"\n{result['acknowledged']:,} events acknowledged, {result['lost']} lost,"
+            f" {result['twice']} twice."
         )
         print(f"All answers: {result['answers']}.")
         if result["lost"] or result["twice"]:
@@ -188,81 +203,63 @@ def main() -> int:
     parser.add_argument("--image", default="relay:0.1.0")
     options = parser.parse_args()
     walk = Walk(options.namespace, options.release, options.image)
-    first = f"{walk.release}-0"
     walk.helm()
     walk.ready(1)
     walk.send()
     time.sleep(10)
     print("| step | took | answered 200 | other answers |\n|---|---|---|---|")
-    with walk.step("one replica, nothing happens", refused_allowed=False, rest=8):
+    with walk.step("one replica, nothing happens", rest=8):
         pass
-    with walk.step("1 to 3 replicas, with claims: the first is replaced"):
-        walk.helm("--set", "replicaCount=3", *CLAIMS)
-        walk.ready(3)
-    three = ["--set", "replicaCount=3", *CLAIMS]
-    with walk.step("`helm upgrade` of three replicas", refused_allowed=False):
-        walk.helm(*three, "--set", "settings.log.level=debug")
-        walk.ready(3)
-    with walk.step("a pod deleted", refused_allowed=False):
-        walk.kubectl("delete", "pod", f"{walk.release}-1")
-        walk.ready(3)
-    with walk.step("a pod killed hard (`--grace-period=0 --force`)"):
-        walk.kubectl("delete", "pod", f"{walk.release}-2", "--grace-period=0", "--force")
-        time.sleep(5)
-        walk.ready(3)
-    with walk.step("Kafka's pod away for a minute", refused_allowed=False):
-        walk.run("kubectl", "-n", "stores", "scale", "statefulset/kafka", "--replicas=0")
-        time.sleep(60)
-        walk.run("kubectl", "-n", "stores", "scale", "statefulset/kafka", "--replicas=1")
-        walk.run(
-            "kubectl", "-n", "stores", "rollout", "status", "statefulset/kafka", "--timeout=120s"
-        )
-    with walk.step(
-        "scale-down to 1 with a backlog: Kafka is away, two volumes keep theirs",
-        refused_allowed=False,
-    ):
-        walk.run("kubectl", "-n", "stores", "scale", "statefulset/kafka", "--replicas=0")
-        time.sleep(10)
-        walk.helm("--set", "replicaCount=1", *CLAIMS, "--set", "settings.log.level=debug")
-        walk.ready(1)
-    claims = walk.kubectl("get", "pvc", "-o", "name").split()
-    if len(claims) != 3:
-        walk.failed.append(f"volumes: {claims}")
-    with walk.step("Kafka back; the volume of replica 2 by the drain job", refused_allowed=False):
-        walk.run("kubectl", "-n", "stores", "scale", "statefulset/kafka", "--replicas=1")
-        walk.run(
-            "kubectl", "-n", "stores", "rollout", "status", "statefulset/kafka", "--timeout=120s"
-        )
-        walk.helm(
-            "--set",
-            "replicaCount=1",
-            *CLAIMS,
-            "--set",
-            "settings.log.level=debug",
-            "--set",
-            "drainJob.enabled=true",
-            "--set",
-            "drainJob.ordinal=2",
-        )
-        walk.kubectl(
-            "wait", f"job/{walk.release}-drain-2", "--for=condition=Complete", "--timeout=120s"
-        )
-    with walk.step(
-        "up to 3 again: replica 1 publishes what its volume kept", refused_allowed=False
-    ):
-        walk.helm(*three, "--set", "settings.log.level=debug")
-        walk.ready(3)
+    _scale_and_replace(walk)
+    _lose_kafka(walk)
     print(f"| `helm test` | - | - | {_phase(walk)} |")
-    with walk.step("uninstall, and install again on the retained volumes"):
+    with walk.step("uninstall, and install again on the retained volumes", refused_allowed=True):
         walk.run("helm", "uninstall", walk.release, "-n", walk.namespace, "--wait")
-        walk.helm(*three)
+        walk.helm(*THREE)
         walk.ready(3)
-    journal = walk.kubectl("logs", first, "--tail=-1").splitlines()[0]
-    print(f"\nIts journal is the one from before: `{json.loads(journal)['journal']}`.")
     walk.finish()
     for failure in walk.failed:
         print(f"FAILED: {failure}")
     return bool(walk.failed)
+
+
+def _scale_and_replace(walk: Walk) -> None:
+    with walk.step("1 to 3 replicas, with claims; the first is replaced"):
+        walk.helm(*THREE)
+        walk.ready(3)
+    with walk.step("`helm upgrade` of three replicas"):
+        walk.helm(*THREE, *DEBUG)
+        walk.ready(3)
+    with walk.step("a pod deleted"):
+        walk.kubectl("delete", "pod", f"{walk.release}-1")
+        walk.ready(3)
+    with walk.step("a pod killed hard (`--grace-period=0 --force`)", refused_allowed=True):
+        walk.kubectl("delete", "pod", f"{walk.release}-2", "--grace-period=0", "--force")
+        time.sleep(5)
+        walk.ready(3)
+
+
+def _lose_kafka(walk: Walk) -> None:
+    with walk.step("Kafka's pod away for a minute"):
+        walk.kafka(away=True)
+        time.sleep(60)
+        walk.kafka(away=False)
+    with walk.step("down to 1 with a backlog: Kafka is away, two volumes keep theirs"):
+        walk.kafka(away=True)
+        time.sleep(10)
+        walk.helm(*ONE, *DEBUG)
+        walk.ready(1)
+    volumes = walk.kubectl("get", "pvc", "-o", "name").split()
+    if len(volumes) != REPLICAS:
+        walk.failed.append(f"volumes: {volumes}")
+    with walk.step("Kafka back; the volume of replica 2 by the drain job"):
+        walk.kafka(away=False)
+        walk.helm(*ONE, *DEBUG, "--set", "drainJob.enabled=true", "--set", "drainJob.ordinal=2")
+        job = f"job/{walk.release}-drain-2"
+        walk.kubectl("wait", job, "--for=condition=Complete", "--timeout=120s")
+    with walk.step("up to 3 again: replica 1 publishes what its volume kept"):
+        walk.helm(*THREE, *DEBUG)
+        walk.ready(3)
 
 
 def _phase(walk: Walk) -> str:

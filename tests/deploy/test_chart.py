@@ -1,0 +1,356 @@
+"""The chart: what it renders is valid, safe and accepted by relay, and its papers are true."""
+
+import base64
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate  # type: ignore[import-untyped]
+import pytest
+import yaml
+from pydantic import BaseModel, SecretStr
+
+from relay import settings
+from tests.deploy.tools import CACHE, CHART, ROOT, go_tool, needed, run
+
+HELM = ("helm.sh/helm/v3/cmd/helm", "v3.19.2")
+KUBECONFORM = ("github.com/yannh/kubeconform/cmd/kubeconform", "v0.7.0")
+#: The last one that `go install` takes.
+UNITTEST = ("github.com/helm-unittest/helm-unittest/cmd/helm-unittest", "v0.8.2")
+#: Whose custom resources the chart makes: module, version, folder, files.
+RESOURCES = (
+    (
+        "github.com/prometheus-operator/prometheus-operator",
+        "v0.85.0",
+        "example/prometheus-operator-crd",
+        ("servicemonitors", "prometheusrules"),
+    ),
+    ("sigs.k8s.io/gateway-api", "v1.3.0", "config/crd/standard", ("httproutes",)),
+)
+KUBERNETES = ("1.30", "1.34")
+VALUES = sorted((CHART / "ci").glob("*-values.yaml"))
+NAMES = [path.name.removesuffix("-values.yaml") for path in VALUES]
+
+#: Of the API, that the chart makes.
+KINDS = (
+    *("configmap-v1", "pod-v1", "secret-v1", "service-v1", "serviceaccount-v1"),
+    *("statefulset-apps-v1", "job-batch-v1", "poddisruptionbudget-policy-v1"),
+    *("horizontalpodautoscaler-autoscaling-v2", "ingress-networking-v1"),
+    "networkpolicy-networking-v1",
+)
+
+Object = dict[str, Any]
+
+
+@pytest.fixture(scope="session")
+def helm() -> str:
+    return go_tool(*HELM)
+
+
+def render(helm: str, *arguments: str) -> list[Object]:
+    """Give the objects that would be installed, tests included."""
+    text = run([helm, "template", "relay", str(CHART), "--namespace", "desk", *arguments])
+    return [made for made in yaml.safe_load_all(text) if made]
+
+
+def one(objects: list[Object], kind: str, name: str | None = None) -> Object:
+    """Give the object of a kind."""
+    (found,) = [
+        made
+        for made in objects
+        if made["kind"] == kind and name in {None, made["metadata"]["name"]}
+    ]
+    return found
+
+
+def config(objects: list[Object]) -> str:
+    """Give relay.toml."""
+    return str(one(objects, "ConfigMap", "relay")["data"]["relay.toml"])
+
+
+def load(objects: list[Object], path: Path, monkeypatch: pytest.MonkeyPatch) -> settings.Settings:
+    """Load what a pod would, with stand-ins for Secrets that others make."""
+    secrets = path / "secrets"
+    secrets.mkdir()
+    stateful = one(objects, "StatefulSet")["spec"]["template"]["spec"]
+    made = {
+        s["metadata"]["name"]: s["data"] for s in objects if s["kind"] == "Secret" and "data" in s
+    }
+    (volume,) = [volume for volume in stateful["volumes"] if volume["name"] == "secrets"]
+    for source in volume["projected"]["sources"]:
+        for item in source["secret"].get("items", ()):
+            (secrets / item["path"]).write_text("redis://valkey" if item["key"] == "url" else "s")
+        for name, value in made.get(source["secret"]["name"], {}).items():
+            (secrets / name).write_bytes(base64.b64decode(value))
+    (path / "relay.toml").write_text(config(objects))
+    monkeypatch.setenv("RELAY_SECRETS_DIR", str(secrets))
+    return settings.load(path / "relay.toml")
+
+
+@pytest.mark.parametrize("values", VALUES, ids=NAMES)
+def test_lint(helm: str, values: Path) -> None:
+    run([helm, "lint", "--strict", str(CHART), "--values", str(values)])
+
+
+@pytest.mark.parametrize("values", VALUES, ids=NAMES)
+def test_objects_are_valid(helm: str, values: Path, tmp_path: Path) -> None:
+    """By the API's own schemas, and those of the custom resources; unknown fields are mistakes."""
+    rendered = tmp_path / "objects.yaml"
+    rendered.write_text(yaml.safe_dump_all(render(helm, "--values", str(values))))
+    custom = str(_custom_schemas()) + "/{{.ResourceKind}}{{.KindSuffix}}.json"
+    ours = str(ROOT / "tests/deploy/schemas") + "/{{.ResourceKind}}{{.KindSuffix}}.json"
+    for version in KUBERNETES:
+        api = str(_api_schemas(version)) + "/{{.ResourceKind}}{{.KindSuffix}}.json"
+        locations = [part for at in (api, custom, ours) for part in ("-schema-location", at)]
+        run([go_tool(*KUBECONFORM), "-strict", *locations, str(rendered)])
+
+
+@pytest.mark.parametrize("values", VALUES, ids=NAMES)
+def test_relay_accepts_its_settings(
+    helm: str, values: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And finds each of its secrets where they are mounted."""
+    loaded = load(render(helm, "--values", str(values)), tmp_path, monkeypatch)
+    for name, app in yaml.safe_load(values.read_text())["apps"].items():
+        assert bool(loaded.apps[name].encrypt_keys) is (
+            "encryptKey" in app or "existingSecret" in app
+        )
+
+
+def test_every_setting_is_reachable(
+    helm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a value of its own or by `settings`: each gets another value than its default."""
+    default = settings.Settings.model_validate(
+        {"apps": {"default": {"encrypt_key": "k"}}, "kafka": {"bootstrap_servers": "x"}}
+    )
+    wanted = yaml.safe_load(EVERY_SETTING)
+    (tmp_path / "values.yaml").write_text(EVERY_SETTING)
+    loaded = load(render(helm, "--values", str(tmp_path / "values.yaml")), tmp_path, monkeypatch)
+    plain, changed = dict(_leaves(default)), dict(_leaves(loaded))
+    assert wanted["kafka"]["partitions"] == changed["kafka.partitions"]
+    # Where a pod's name is the value, a rendered file cannot show it.
+    same = {name for name, value in changed.items() if plain.get(name) == value}
+    assert same == {"claims.replica", "claims.after"}
+
+
+def _leaves(model: BaseModel, path: str = "") -> Iterator[tuple[str, object]]:
+    for name in type(model).model_fields:
+        value = getattr(model, name)
+        if isinstance(value, SecretStr):
+            yield path + name, value.get_secret_value()
+        elif isinstance(value, BaseModel):
+            yield from _leaves(value, f"{path}{name}.")
+        elif name == "apps":
+            yield from _leaves(value["default"], f"{path}apps.")
+        else:
+            yield path + name, value
+
+
+EVERY_SETTING = """
+kafka:
+  bootstrapServers: kafka:9093
+  delivery: at-least-once
+  topicPrefix: desk.
+  createTopics: false
+  partitions: 3
+  replicationFactor: 3
+  securityProtocol: SASL_SSL
+  saslMechanism: SCRAM-SHA-256
+  saslUsername: relay
+  saslPassword: password
+  tlsSecret: kafka-tls
+  mutualTls: true
+apps:
+  default:
+    appId: cli_a
+    appSecret: secret
+    encryptKey: key
+    previousEncryptKey: key-before
+    verificationToken: token
+    previousVerificationToken: token-before
+    longConnection: true
+    helpdeskId: "6626871355780366000"
+    helpdeskToken: helpdesk-token
+claims:
+  url: redis://valkey:6379
+  onOutage: publish
+drain: {delay: 6s, timeout: 26s}
+settings:
+  feishu_url: https://open.larksuite.com
+  kafka: {topics: {other: unsorted}, timeout: 20s}
+  claims: {key_prefix: "desk:", ca_file: /etc/ca.pem, timeout: 1s}
+  webhook: {host: 127.0.0.1, port: 8081, max_body_bytes: 2MiB, read_timeout: 5s}
+  admin: {host: "::", port: 9091}
+  journal: {path: /data/journal.db, max_bytes: 4GiB, dedupe_window: 48h, max_waiting: 1024}
+  log: {level: debug, format: console}
+"""
+
+
+def test_unit_tests_of_the_chart() -> None:
+    """Each guard and each optional object (deploy/helm/tests)."""
+    run([go_tool(*UNITTEST), "--strict", str(CHART)])
+
+
+def test_four_values_must_be_set(helm: str) -> None:
+    """Without any one of the three that have no default nothing is installed."""
+    asked = {
+        "kafka.bootstrapServers": "kafka:9092",
+        "apps.default.encryptKey": "k",
+        "apps.default.verificationToken": "t",
+        "image.repository": "registry/relay",
+    }
+    arguments = [part for name, value in asked.items() for part in ("--set", f"{name}={value}")]
+    assert {made["kind"] for made in render(helm, *arguments)} >= {"StatefulSet", "Service"}
+    bare = subprocess.run(
+        [helm, "template", "relay", str(CHART)], capture_output=True, text=True, check=False
+    )
+    assert bare.returncode
+    assert "kafka.bootstrapServers must be set" in bare.stderr
+
+
+def test_value_that_does_not_exist_is_refused(helm: str) -> None:
+    """A misspelt name must not be passed over."""
+    minimal = ["--values", str(CHART / "ci" / "minimal-values.yaml")]
+    for name in (
+        "replicas=3",
+        "kafka.bootstrap=x",
+        "persistence.enabled=maybe",
+        "apps.default.key=k",
+    ):
+        done = subprocess.run(
+            [helm, "template", "relay", str(CHART), *minimal, "--set", name],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode, name
+
+
+def test_papers_are_up_to_date() -> None:
+    run([sys.executable, str(ROOT / "deploy" / "chart.py"), "--check"])
+
+
+def test_values_are_few_and_each_is_explained() -> None:
+    lines = (CHART / "values.yaml").read_text().splitlines()
+    assert len(lines) < 250
+    readme = (CHART / "README.md").read_text()
+    rows = [line for line in readme.splitlines() if line.startswith("| `")]
+    assert len(rows) > 80
+    assert all(line.rsplit("|", 2)[1].strip() for line in rows), "a value without a sentence"
+
+
+@pytest.mark.parametrize("values", VALUES, ids=NAMES)
+def test_pods_meet_the_restricted_standard(helm: str, values: Path) -> None:
+    """All of them: relay's, the drain job's and the test's."""
+    for made in render(helm, "--values", str(values)):
+        pod = made["spec"] if made["kind"] == "Pod" else _template(made)
+        if pod is None:
+            continue
+        assert pod["securityContext"]["runAsNonRoot"] is True
+        assert pod["securityContext"]["seccompProfile"]["type"] == "RuntimeDefault"
+        assert pod["automountServiceAccountToken"] is False
+        assert not {"hostNetwork", "hostPID", "hostIPC"} & pod.keys()
+        for container in pod["containers"]:
+            security = container["securityContext"]
+            assert security["allowPrivilegeEscalation"] is False
+            assert security["capabilities"] == {"drop": ["ALL"]}
+            assert security["readOnlyRootFilesystem"] is True
+        kinds = {kind for volume in pod["volumes"] for kind in volume if kind != "name"}
+        assert kinds <= {"configMap", "projected", "secret", "persistentVolumeClaim", "emptyDir"}
+
+
+def _template(made: Object) -> Object | None:
+    spec = made.get("spec")
+    template = spec.get("template") if isinstance(spec, dict) else None
+    return template["spec"] if template else None
+
+
+def test_no_secret_is_anywhere_but_in_the_secret(helm: str) -> None:
+    objects = render(helm, "--values", str(CHART / "ci" / "everything-values.yaml"))
+    for made in objects:
+        if made["kind"] != "Secret":
+            text = json.dumps(made)
+            assert "an-encrypt-key" not in text
+            assert "an-app-secret" not in text
+
+
+def _api_schemas(version: str) -> Path:
+    """The API's schemas, each with what it refers to: kubeconform wants one file."""
+    place = CACHE / "kubernetes" / version
+    if not (place / "done").exists():
+        place.mkdir(parents=True, exist_ok=True)
+        home = Path(kubernetes_validate.__file__).parent / "kubernetes-json-schema"
+        source = home / f"v{version}.0-local-strict"
+        definitions = json.loads((source / "_definitions.json").read_text())["$defs"]
+        for kind in KINDS:
+            (place / f"{kind}.json").write_text(_whole(source / f"{kind}.json", definitions))
+        (place / "done").touch()
+    return place
+
+
+def _whole(schema: Path, definitions: Object) -> str:
+    """Give a schema with all that it refers to, directly or not."""
+    text = _local(schema.read_text())
+    found: Object = {}
+    left = _referred(text)
+    while left:
+        name = left.pop()
+        inner = _local(json.dumps(definitions[name]))
+        found[name] = json.loads(inner)
+        left |= _referred(inner) - found.keys()
+    return json.dumps(json.loads(text) | {"$defs": found})
+
+
+def _local(text: str) -> str:
+    return text.replace("/api/_definitions.json#", "#")
+
+
+def _referred(text: str) -> set[str]:
+    return set(re.findall(r'"#/\$defs/([^"]+)"', text))
+
+
+def _custom_schemas() -> Path:
+    """JSON schemas of the custom resources' definitions, made once for each version."""
+    place = CACHE / "crd" / "-".join(version for _, version, _, _ in RESOURCES)
+    if (place / "done").exists():
+        return place
+    place.mkdir(parents=True, exist_ok=True)
+    go, environment = needed("go", "golang-go"), os.environ | {"GOFLAGS": "-mod=mod"}
+    for module, version, folder, kinds in RESOURCES:
+        command = [go, "mod", "download", "-json", f"{module}@{version}"]
+        home = Path(json.loads(run(command, env=environment, cwd=str(place)))["Dir"])
+        for kind in kinds:
+            (found,) = (home / folder).glob(f"*_{kind}.yaml")
+            _write_schema(place, yaml.safe_load(found.read_text()))
+    (place / "done").touch()
+    return place
+
+
+def _write_schema(place: Path, definition: Object) -> None:
+    spec = definition["spec"]
+    group = spec["group"].split(".")[0]
+    for version in spec["versions"]:
+        name = f"{spec['names']['singular']}-{group}-{version['name']}.json"
+        schema = _strict(version["schema"]["openAPIV3Schema"])
+        (place / name).write_text(json.dumps(schema))
+
+
+def _strict(schema: Any) -> Any:
+    """Refuse fields that the definition does not know."""
+    if isinstance(schema, list):
+        return [_strict(one) for one in schema]
+    if not isinstance(schema, dict):
+        return schema
+    made = {name: _strict(value) for name, value in schema.items()}
+    known = isinstance(made.get("properties"), dict) and made.get("type") == "object"
+    if known and made["properties"] and "additionalProperties" not in made:
+        made["additionalProperties"] = False
+    if known and "metadata" in made["properties"] and "kind" in made["properties"]:
+        made["properties"]["metadata"] = {"type": "object"}
+    return made

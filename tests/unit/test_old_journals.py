@@ -1,0 +1,53 @@
+"""Journals that earlier versions have written: what is in them is neither lost nor done twice."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from relay import journalview
+from relay.events import Outcome
+from relay.journalfile import SCHEMA_VERSION
+from relay.metrics import Metrics
+from tests.fakes import MemoryKafka, event, journal_at, until
+from tests.unit.test_dispatcher import dispatching, drained, published
+
+KEPT = sorted((Path(__file__).parent / "journals").glob("v*.db"))
+#: What Kafka and claims know these journals by: it must stay.
+ID = "00000000-0000-4000-8000-000000000001"
+
+
+@pytest.fixture(params=KEPT, ids=lambda path: path.stem)
+def path(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    return Path(shutil.copy(request.param, tmp_path / "journal.db"))
+
+
+async def test_pending_events_go_out_under_the_same_name(path: Path) -> None:
+    """And those that had an ending keep it: a repeat is still recognized."""
+    kafka, metrics = MemoryKafka(), Metrics()
+    async with journal_at(path, metrics) as journal, dispatching(journal, kafka, metrics):
+        assert journal.id == ID
+        assert journal.claims_seeded
+        await until(lambda: drained(metrics))
+        for name in ("published", "duplicate", "letter", "replayed", "pending"):
+            assert await journal.add(event(name)) is Outcome.DUPLICATE
+    assert published(kafka) == ["replayed", "pending"]
+    assert dict(kafka.records[0].headers)["relay_replayed"] == b"1"
+    assert set(kafka.offsets) == {ID}
+
+
+def test_operator_sees_the_same(path: Path) -> None:
+    with journalview.opened(path) as view:
+        found = {one.event_id: (one.outcome, one.reason) for one in view.entries(None, 10)}
+    assert found == {
+        "published": ("published", None),
+        "duplicate": ("duplicate", "other_replica"),
+        "letter": ("dead_letter", "too_large"),
+        "replayed": ("pending", None),
+        "pending": ("pending", None),
+    }
+
+
+def test_a_journal_of_each_schema_is_kept() -> None:
+    """Who raises the version keeps one of the old, and says how it is carried over."""
+    assert [path.stem for path in KEPT] == [f"v{n}" for n in range(1, SCHEMA_VERSION + 1)]
