@@ -94,8 +94,8 @@ class Relay:
         assert self._process is not None
         return self._process.pid
 
-    def start(self, *, crash: str = "", clock: int = 0, **settings: str) -> None:
-        """Run `relay serve`; dying at a point of tests/e2e/crash.py, or with a clock that is wrong.
+    def start(self, *, crash: str = "", point: str = "", clock: int = 0, **settings: str) -> None:
+        """Run `relay serve`; dying at a point of crash.py or points.py, or with a wrong clock.
 
         `clock` is in seconds ahead.
         """
@@ -103,6 +103,8 @@ class Relay:
         command = [str(COMMAND)]
         if crash:
             command = [sys.executable, "-m", "tests.e2e.crash", crash, "--"]
+        elif point:
+            command = [sys.executable, "-m", "tests.e2e.points", point, "--"]
         elif clock:
             command = [sys.executable, "-m", "tests.e2e.clock", str(clock), "--"]
         environment = _environment(self._settings | settings)

@@ -1,0 +1,126 @@
+"""Dies at every await and every commit between an event's bytes and its settling.
+
+The places are read from the code, so a new one cannot be forgotten: it is tried, or the test asks
+why it is not on the way.
+"""
+
+import asyncio
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Say
+from tests.e2e.points import places
+from tests.e2e.process import Relay
+from tests.kafka_server import Broker
+from tests.oracle import Oracle
+
+#: Functions that no event passes between its bytes and its settling, and why.
+ASIDE = {
+    "webhook.WebhookServer.start": "nothing has come in yet",
+    "webhook.WebhookServer.stop": "nothing comes in any more",
+    "journal.Journal.close": "everything is settled, or stays on disk",
+    "journal.Journal.probe": "a question of the load balancer's",
+    "journal.Journal.renew_id": "tests/e2e/crash.py dies there, with a restored journal",
+    "journal.Journal.mark_too_large": "tests/e2e/test_faults.py, with a record that is too large",
+    "journal.Journal.note_claims": "only where claims were switched on or off",
+    "dispatcher.Dispatcher._hold": "a wait after a failure: nothing is done",
+    "dispatcher.Dispatcher._part_from": "tests/e2e/crash.py dies there, with a restored journal",
+    "dispatcher.Dispatcher._found_too_large": "as mark_too_large",
+    "dispatcher.Dispatcher.recover": "`relay events export`, which publishes nothing",
+    "publisher.AtLeastOncePublisher": "tests/e2e/test_oracle.py, for that delivery",
+    "publisher.ExactlyOncePublisher.confirm": "only with claims; it is aborted whatever happens",
+    "publisher._Session.close": "what is thrown away has no part in anything",
+}
+#: Single places of the others that ordinary traffic does not pass, and why.
+SELDOM = {
+    "webhook.WebhookServer._read:1": "a body that comes in pieces: nothing is stored before",
+    "journal.Journal._read:1": "a turn given to others amid a long backlog",
+    "dispatcher.Dispatcher.run:1": "it returns only with an error",
+    "dispatcher.Dispatcher.run:2": "after a failure: _hold",
+    "dispatcher.Dispatcher.run:3": "the same",
+    "dispatcher.Dispatcher.run:4": "the same",
+    "dispatcher.Dispatcher.run:5": "the same",
+    "dispatcher.Dispatcher._run_until_failure:4": "renew_id, of a process that was replaced",
+    "dispatcher.Dispatcher._recover:2": "_part_from",
+    "dispatcher.Dispatcher._dispatch:2": "claims, while idle",
+    "dispatcher.Dispatcher._dispatch:3": "the wait for new events",
+    "dispatcher.Dispatcher._verdict:1": "only with claims: tests/lab",
+    "dispatcher.Dispatcher._verdict:2": "the same",
+    "dispatcher.Dispatcher._publish:2": "_found_too_large",
+    "publisher.ExactlyOncePublisher.open:1": "a second open of the same process",
+    "publisher._Session._send:2": "one partition's batch is full: the rest is sent as any other",
+}
+
+
+#: Seconds for a place that every run passes.
+PATIENCE = 4.0
+
+
+def function(place: str) -> str:
+    return place.split(":", 1)[0]
+
+
+def aside(place: str) -> bool:
+    name = function(place)
+    return any(name == one or name.startswith(f"{one}.") for one in ASIDE)
+
+
+@pytest.mark.timeout(400)
+async def test_dies_at_every_place(
+    kafka: Broker, tmp_path: Path, topic_prefix: str, say: Say
+) -> None:
+    """Each place that is passed, killed there once under load; then every event is there once."""
+    async with Relay(tmp_path, kafka.bootstrap, topic_prefix) as relay:
+        oracle = Oracle(relay.url)
+        passed = await _passed(relay, oracle, tmp_path / "seen")
+        unpassed = {p for p in places() if p not in passed and not aside(p)}
+        unexplained = sorted({place.rpartition(":")[0] for place in unpassed} - set(SELDOM))
+        assert not unexplained, unexplained
+        to_try = [place for place in places() if place in passed and not aside(place)]
+        async with oracle.load():
+            for place in to_try:
+                await _die_at(relay, place)
+            await relay.serving()
+        await relay.drained(60)
+        assert await relay.stopped() == 0
+        report = await oracle.compared(relay.bootstrap, relay.prefix)
+    say(f"killed at {len(to_try)} places of {len(places())}: {report}")
+    assert len(to_try) > 40
+    assert not report.faults(), report.faults()
+
+
+async def _die_at(relay: Relay, place: str) -> None:
+    """Kill it there; what only a recovery passes, after a crash that leaves one to be done."""
+    relay.start(point=f"die:{place}")
+    try:
+        assert await relay.ended(PATIENCE) == -signal.SIGKILL, place
+    except AssertionError:
+        await relay.killed()
+        relay.start(crash="transaction.after:3")
+        await relay.ended()
+        relay.start(point=f"die:{place}")
+        assert await relay.ended() == -signal.SIGKILL, place
+
+
+async def _passed(relay: Relay, oracle: Oracle, file: Path) -> set[str]:
+    """Learn which places a start, some load, a crash and a recovery pass."""
+    relay.start(crash="transaction.after:2")
+    await oracle.send(40, give_up=5)
+    await relay.ended()
+    relay.start(point=f"seen:{file}")
+    await relay.ready()
+    await oracle.send(100)
+    await relay.drained()
+    assert await relay.stopped() == 0
+    return set((await asyncio.to_thread(file.read_text)).split())
+
+
+def test_every_exception_is_one() -> None:
+    """A name that is none, or no longer one, would hide a place."""
+    known = {place.rpartition(":")[0] for place in places()}
+    assert set(SELDOM) <= known
+    functions = {function(place) for place in known}
+    for name in ASIDE:
+        assert any(one == name or one.startswith(f"{name}.") for one in functions), name
