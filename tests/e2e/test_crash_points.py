@@ -43,6 +43,7 @@ SELDOM = {
     "dispatcher.Dispatcher.run:4": "the same",
     "dispatcher.Dispatcher.run:5": "the same",
     "dispatcher.Dispatcher._run_until_failure:4": "renew_id, of a process that was replaced",
+    "dispatcher.Dispatcher._run_until_failure:5": "the publisher is thrown away, at the end",
     "dispatcher.Dispatcher._recover:2": "_part_from",
     "dispatcher.Dispatcher._dispatch:2": "claims, while idle",
     "dispatcher.Dispatcher._dispatch:3": "the wait for new events",
@@ -79,6 +80,7 @@ async def test_dies_at_every_place(
         unexplained = sorted({place.rpartition(":")[0] for place in unpassed} - set(SELDOM))
         assert not unexplained, unexplained
         to_try = [place for place in places() if place in passed and not aside(place)]
+        to_try = [place for place in to_try if place.rpartition(":")[0] not in SELDOM]
         async with oracle.load():
             for place in to_try:
                 await _die_at(relay, place)
