@@ -10,17 +10,12 @@ import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
-from urllib.parse import SplitResult, unquote, urlsplit
+from typing import TYPE_CHECKING, TypeVar
 
 import structlog
-from redis.asyncio import Redis, RedisCluster
-from redis.asyncio.cluster import ClusterNode
-from redis.asyncio.retry import Retry
-from redis.asyncio.sentinel import Sentinel
-from redis.backoff import NoBackoff
 from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
 
+from relay.claimstore import Store, connect
 from relay.errors import (
     ClaimsAwaitedError,
     ClaimsError,
@@ -40,8 +35,6 @@ T = TypeVar("T")
 
 log = structlog.get_logger()
 
-#: `SET ... NX GET` came with Redis 7.0; every Valkey has it.
-OLDEST_VERSION = 7
 #: Keys in one call, so that the server is never busy with one for more than about a millisecond.
 CALL_KEYS = 500
 #: Seconds between two tries while the store is away, doubled up to the longest.
@@ -49,46 +42,6 @@ FIRST_WAIT, LONGEST_WAIT = 0.1, 2.0
 
 #: Seconds without a batch after which the store is asked whether it is still there.
 IDLE_LOOK = 10.0
-
-#: One call for many keys costs a tenth of as many `SET`s.
-_SCRIPT = """
-local lost = {}
-for place, key in ipairs(KEYS) do
-  local owner = redis.call('SET', key, ARGV[1], 'NX', 'GET', 'EX', ARGV[2])
-  for heir = 3, #ARGV do
-    if owner == ARGV[heir] then
-      redis.call('SET', key, ARGV[1], 'EX', ARGV[2])
-      owner = false
-    end
-  end
-  if owner and owner ~= ARGV[1] then lost[#lost + 1] = place end
-end
-return lost
-"""
-
-
-class _Store(Protocol):
-    """A server, or a cluster of them."""
-
-    async def claim(
-        self, keys: Sequence[str], owner: str, seconds: int, heir_of: Sequence[str]
-    ) -> list[int]:
-        """Claim each key that is free, or held by a journal that `owner` is the heir of.
-
-        Gives the positions of those that others hold.
-        """
-
-    async def put(self, key: str, value: str) -> None:
-        """Set a key for good."""
-
-    async def has(self, key: str) -> bool:
-        """Whether a key is there."""
-
-    async def version(self) -> str:
-        """Give the server's version, as `7.2.4`."""
-
-    async def close(self) -> None:
-        """Close the connections."""
 
 
 class Claims:
@@ -99,13 +52,15 @@ class Claims:
         self._seconds = int(window)
         self._metrics = metrics
         self._changes = Changes(log, "claims_available")
-        self._store: _Store | None = None
+        self._store: Store | None = None
         self._wait = FIRST_WAIT
         #: Monotonic time before which nothing is tried (with `publish`).
         self._again_at = 0.0
         #: Monotonic time at which the store was last asked.
         self._asked_at = -IDLE_LOOK
         metrics.claims_up.set(0)
+        #: Keys that the last batch found free, if it was a doubtful one.
+        self._fresh: list[str] = []
         #: What must have succeeded before the first claim.
         self.entry: Entry | None = None
 
@@ -113,14 +68,20 @@ class Claims:
         """Close the connection."""
         await self._discard()
 
-    async def ask(self, events: Sequence[StoredEvent], owner: str) -> Verdict:
-        """Claim a batch for a journal; waits while the store is away, unless it may be skipped."""
+    async def ask(
+        self, events: Sequence[StoredEvent], owner: str, *, doubtful: bool = False
+    ) -> Verdict:
+        """Claim a batch for a journal; waits while the store is away, unless it may be skipped.
+
+        `doubtful`: the owner may have a successor, so what is claimed now may have to be released.
+        """
         if self._settings.on_outage is OnOutage.PUBLISH and time.monotonic() < self._again_at:
             return Verdict(skipped=True)
         while True:
             try:
                 if self.entry:
                     await self.entry()
+                self._fresh = await self._free(events) if doubtful else []
                 lost = await self.claim(events, owner)
             except ClaimsError as error:
                 self._failed(error)
@@ -134,6 +95,18 @@ class Claims:
                 continue
             self._succeeded(len(events), len(lost))
             return Verdict(lost=lost)
+
+    async def release(self, owner: str) -> None:
+        """Let go of what the last, doubtful batch has newly claimed: nobody publishes it here.
+
+        Raises as `claim` does.
+        """
+        keys, self._fresh = self._fresh, []
+        await self._within(lambda store: store.drop(keys, owner))
+
+    async def _free(self, events: Sequence[StoredEvent]) -> list[str]:
+        keys = [self._key(event) for event in events]
+        return await self._within(lambda store: store.free(keys))
 
     async def look(self) -> None:
         """See from time to time whether the store is there, while there is nothing to claim."""
@@ -192,7 +165,7 @@ class Claims:
         heir_of = origin.split() if origin else ()
         return await self._within(lambda store: store.claim(keys, owner, self._seconds, heir_of))
 
-    async def _within(self, work: Callable[["_Store"], Awaitable[T]]) -> T:
+    async def _within(self, work: Callable[[Store], Awaitable[T]]) -> T:
         """Ask the store within the time limit; after any failure it is connected anew."""
         self._asked_at = time.monotonic()
         try:
@@ -224,141 +197,6 @@ class Claims:
         self._metrics.claims_waiting.set(0)
         self._metrics.claims_asked.inc(asked)
         self._metrics.claims_lost.inc(lost)
-
-
-async def connect(settings: Settings) -> "_Store":
-    """Connect, and refuse a server that is too old.
-
-    Raises ClaimsRefusedError; RedisError, OSError or TimeoutError if it cannot be reached.
-    """
-    store = _store(settings)
-    try:
-        version = await store.version()
-    except BaseException:
-        with suppress(RedisError, OSError):
-            await store.close()
-        raise
-    if int(version.partition(".")[0]) < OLDEST_VERSION:
-        await store.close()
-        message = f"the claims store has version {version}; relay needs Redis 7 or Valkey"
-        raise ClaimsRefusedError(message)
-    return store
-
-
-def _store(settings: Settings) -> "_Store":
-    """Make the client that the URL's scheme names; nothing is connected yet."""
-    url = urlsplit(settings.url.get_secret_value())
-    base, _, kind = url.scheme.partition("+")
-    options: dict[str, Any] = {
-        "socket_timeout": settings.timeout,
-        "socket_connect_timeout": settings.timeout,
-        "retry": Retry(NoBackoff(), 0),
-        "username": unquote(url.username) if url.username else None,
-        "password": unquote(url.password) if url.password else None,
-    }
-    if base == "rediss":
-        options |= {
-            "ssl": True,
-            "ssl_ca_certs": str(settings.ca_file) if settings.ca_file else None,
-        }
-    if kind == "cluster":
-        nodes = [ClusterNode(host, port) for host, port in _hosts(url, 6379)]
-        return _Cluster(RedisCluster(startup_nodes=nodes, **options))
-    path = [part for part in url.path.split("/") if part]
-    if kind == "sentinel":
-        options["db"] = int(path[1]) if len(path) > 1 else 0
-        limits = {name: options[name] for name in ("socket_timeout", "retry")}
-        sentinel = Sentinel(  # type: ignore[no-untyped-call]  # the library lacks it
-            _hosts(url, 26379), sentinel_kwargs=limits, **options
-        )
-        return _Server(sentinel.master_for(path[0]), *sentinel.sentinels)
-    ((host, port),) = _hosts(url, 6379)
-    return _Server(Redis(host=host, port=port, db=int(path[0]) if path else 0, **options))
-
-
-def _hosts(url: SplitResult, default: int) -> list[tuple[str, int]]:
-    """Read `host:port,host:port`."""
-    found = []
-    for place in url.netloc.rpartition("@")[2].split(","):
-        host, colon, port = place.rpartition(":")
-        found.append((host, int(port)) if colon else (place, default))
-    return found
-
-
-class _Keys:
-    """What is one command everywhere."""
-
-    def __init__(self, client: Any) -> None:
-        self._client = client
-
-    async def put(self, key: str, value: str) -> None:
-        """Set a key for good."""
-        await self._client.set(key, value)
-
-    async def has(self, key: str) -> bool:
-        """Whether a key is there."""
-        return bool(await self._client.exists(key))
-
-
-class _Server(_Keys):
-    """One server, or the master that sentinels name."""
-
-    def __init__(self, client: Any, *sentinels: Any) -> None:
-        super().__init__(client)
-        self._sentinels = sentinels
-        self._script = client.register_script(_SCRIPT)
-
-    async def claim(
-        self, keys: Sequence[str], owner: str, seconds: int, heir_of: Sequence[str]
-    ) -> list[int]:
-        """Claim many keys in one call."""
-        lost = await self._script(keys=keys, args=(owner, seconds, *heir_of))
-        return [place - 1 for place in lost]
-
-    async def version(self) -> str:
-        """Ask the server."""
-        return _version(await self._client.info(section="server"))
-
-    async def close(self) -> None:
-        """Close the connections."""
-        for client in (self._client, *self._sentinels):
-            await client.aclose()
-
-
-class _Cluster(_Keys):
-    """A cluster: each key has its own node, so each is a command of its own."""
-
-    async def claim(
-        self, keys: Sequence[str], owner: str, seconds: int, heir_of: Sequence[str]
-    ) -> list[int]:
-        """Claim many keys in one pipeline; inherited ones, which are few, one by one."""
-        if heir_of:
-            asked = [await self._inherit(key, owner, seconds, heir_of) for key in keys]
-            return [place for place, lost in enumerate(asked) if lost]
-        pipeline = self._client.pipeline()
-        for key in keys:
-            pipeline.set(key, owner, nx=True, get=True, ex=seconds)
-        holders = await pipeline.execute()
-        mine = (None, owner.encode())
-        return [place for place, holder in enumerate(holders) if holder not in mine]
-
-    async def _inherit(self, key: str, owner: str, seconds: int, heir_of: Sequence[str]) -> bool:
-        lost = await self._client.eval(_SCRIPT, 1, key, owner, seconds, *heir_of)
-        return bool(lost)
-
-    async def version(self) -> str:
-        """Ask one of the nodes."""
-        await self._client.initialize()
-        node = self._client.get_random_node()
-        return _version(await self._client.info(section="server", target_nodes=node))
-
-    async def close(self) -> None:
-        """Close the connections."""
-        await self._client.aclose()
-
-
-def _version(info: dict[str, Any]) -> str:
-    return str(info.get("redis_version", "0"))
 
 
 def _translated(error: BaseException) -> ClaimsError:

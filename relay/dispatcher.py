@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from relay.errors import (
+    ClaimsError,
     FencedError,
     KafkaRefusedError,
     PublishError,
@@ -120,6 +121,9 @@ class Dispatcher:
             while True:
                 await self._dispatch()
         except FencedError:
+            if self._claims:
+                with suppress(ClaimsError):
+                    await self._claims.release(self._journal.id)
             # Who took over keeps the name: what is pending here goes out under another one, when
             # this journal is run or drained again.
             with suppress(RejectedError):
@@ -207,11 +211,11 @@ class Dispatcher:
         """Learn which events another replica publishes."""
         if self._claims is None:
             return Verdict()
-        if time.monotonic() > self._heard_at + SILENCE:
+        if doubtful := time.monotonic() > self._heard_at + SILENCE:
             # Asleep for so long, this process may have a successor, which does not know the batch:
             # a claim under their common name would bind others to what nobody publishes.
             await self._publisher.confirm(batch[0].seq - 1)
-        return await self._claims.ask(batch, self._journal.id)
+        return await self._claims.ask(batch, self._journal.id, doubtful=doubtful)
 
     async def _publish(self, batch: Sequence[StoredEvent], verdict: Verdict) -> list[Settlement]:
         """Make the records and publish them; give how each event ended."""

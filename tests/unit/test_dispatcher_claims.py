@@ -27,11 +27,23 @@ class MemoryClaims:
     def __init__(self) -> None:
         self.owners: dict[str, str] = {}
         self.away = False
+        self.fresh: list[str] = []
 
     async def look(self) -> None:
         """Nothing changes while nobody asks."""
 
-    async def ask(self, events: Sequence[StoredEvent], owner: str) -> Verdict:
+    async def release(self, owner: str) -> None:
+        """Let go of what the last, doubtful batch has newly claimed."""
+        for name in self.fresh:
+            if self.owners.get(name) == owner:
+                del self.owners[name]
+
+    async def ask(
+        self, events: Sequence[StoredEvent], owner: str, *, doubtful: bool = False
+    ) -> Verdict:
+        self.fresh = [one.event_id for one in events if one.event_id not in self.owners]
+        if not doubtful:
+            self.fresh = []
         if self.away:
             return Verdict(skipped=True)
         for one in events:
@@ -188,3 +200,18 @@ async def test_zombie_claims_nothing(tmp_path: Path) -> None:
     assert claims.owners == {}
     async with journal_at(path, metrics) as journal, replica(journal, kafka, metrics, claims):
         await until(lambda: published(kafka) == ["only-here"])
+
+
+async def test_replica_that_is_replaced_amid_a_batch_lets_its_claims_go(tmp_path: Path) -> None:
+    """It woke up, claimed what only it has, and then its successor opened the journal's name."""
+    path = tmp_path / "journal.db"
+    fenced = FencedError("another process publishes under this journal's id")
+    kafka, metrics, claims = MemoryKafka(before_commit=[fenced]), Metrics(), MemoryClaims()
+    async with journal_at(path, metrics) as journal:
+        claims.owners["claimed-before"] = journal.id
+        await journal.add(event("claimed-before"))
+        await journal.add(event("only-here"))
+        with pytest.raises(FencedError):
+            await Dispatcher(journal, MemoryPublisher(kafka), ROUTER, metrics, claims).run()  # type: ignore[arg-type]
+        assert set(claims.owners) == {"claimed-before"}
+        assert claims.owners["claimed-before"] != journal.id
