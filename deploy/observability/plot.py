@@ -23,11 +23,13 @@ DASHBOARD = Path(__file__).parents[1] / "helm" / "files" / "dashboard.json"
 #: Pixels of a grid unit, and between two panels.
 COLUMN, ROW, GAP = 66, 38, 6
 #: Pixels around a plot.
-LEFT, RIGHT, TOP, BOTTOM = 46, 36, 28, 34
+LEFT, RIGHT, TOP, BOTTOM = 46, 36, 28, 46
 #: Times from here on, in seconds, are written in minutes.
 LONG = 120
+#: Numbers from here on are written without a fraction.
+THOUSAND = 1000
 #: Between two values that are written beside an axis lies one of these, times a power of ten.
-STEPS, MOST_TICKS = (0.5, 1, 2.5, 5), 4
+STEPS, MOST_TICKS = (0.5, 1, 2, 5), 4
 COLOURS = ("#73bf69", "#f2cc0c", "#5794f2", "#ff780a", "#b877d9", "#f2495c", "#8ab8ff", "#fade2a")
 NAMED = {"green": "#73bf69", "orange": "#ff9830", "red": "#f2495c"}
 CHROMIUM = [
@@ -50,6 +52,8 @@ h2 { margin: 6px 8px; font-size: 12px; font-weight: 600 }
 p { margin: 0; text-align: center; font-size: 34px; font-weight: 600 }
 svg { position: absolute; left: 0; top: 0 }
 svg text { fill: #9fa1ab; font-size: 10px }
+div.legend { position: absolute; left: 8px; bottom: 1px; height: 31px; font: 10px/10px sans-serif }
+div.legend span { margin-right: 6px; white-space: nowrap }
 table { border-collapse: collapse; width: 100%; font-size: 12px }
 th, td { text-align: left; padding: 4px 8px; border-bottom: 1px solid #25272c; font-weight: normal }
 th { color: #8ab8ff }
@@ -129,7 +133,9 @@ def written(value: float, unit: str, decimals: int | None = None) -> str:
         return f"{value * 1000:.3g} ms"
     if unit == "s" and value >= LONG:
         return f"{value / 60:.3g} min"
-    number = f"{value:.{decimals}f}" if decimals is not None else f"{value:.3g}"
+    if decimals is None:
+        decimals = 0 if value >= THOUSAND or value == round(value) else 2
+    number = f"{value:,.{decimals}f}"
     return number + {"s": " s", "eps": "/s", "reqps": "/s"}.get(unit, "")
 
 
@@ -226,8 +232,8 @@ def timeseries(panel: dict[str, Any], source: Source) -> str:
             colour = COLOURS[lines.index(line) % len(COLOURS)]
             drawn += [_path(part, axis, source.span, width, colour) for part in _parts(line)]
     drawn += _clock(source.span, width, height)
-    drawn.append(_legend([line.name for line in lines], height))
-    return f'<svg width="{width}" height="{height}">{"".join(drawn)}</svg>'
+    legend = _legend([line.name for line in lines])
+    return f'<svg width="{width}" height="{height}">{"".join(drawn)}</svg>{legend}'
 
 
 def _parts(line: Line) -> list[list[tuple[float, float]]]:
@@ -276,12 +282,12 @@ def _clock(span: Span, width: float, height: float) -> list[str]:
     ]
 
 
-def _legend(names: Sequence[str], height: float) -> str:
+def _legend(names: Sequence[str]) -> str:
     spans = [
-        f'<tspan fill="{COLOURS[n % len(COLOURS)]}">{html.escape(name.strip())}</tspan>'
+        f'<span style="color: {COLOURS[n % len(COLOURS)]}">{html.escape(name.strip())}</span>'
         for n, name in enumerate(names)
     ]
-    return f'<text x="8" y="{height - 7}">{" &#160; ".join(spans)}</text>'
+    return f'<div class="legend">{" ".join(spans)}</div>'
 
 
 def _size(panel: dict[str, Any]) -> tuple[int, int]:

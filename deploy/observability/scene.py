@@ -103,7 +103,7 @@ async def scene(picture: Path, directory: Path, stack: ExitStack) -> None:
         kafka.resume()
         await dead_letter(second, 2)
         await asyncio.sleep(AGAIN)
-        source = ("--prometheus", f"http://127.0.0.1:{port}", "--rate", "15s")
+        source = ("--prometheus", f"http://127.0.0.1:{port}", "--rate", "20s")
         minutes = str((WELL + HUNG + AGAIN) / 60)
         draw = (sys.executable, str(HERE / "plot.py"), *source, "--minutes", minutes)
         drawn = await asyncio.create_subprocess_exec(*draw, str(picture))

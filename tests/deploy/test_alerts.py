@@ -135,7 +135,7 @@ async def _long_connection(world: World) -> States:
     config = world.settings("long", apps=apps, feishu_url=f"http://{NOWHERE}")
     name = 'relay_long_connection_reconnects_total{app="default",reason="unreachable"}'
     async with running(config) as relay:
-        found: Samples = {}
+        found = await connected(relay)
         while name not in found:
             found = await scrape(relay)
         well = {**found, name: 0, 'relay_long_connection_up{app="default"}': 1}

@@ -12,7 +12,7 @@ from os import kill
 from pathlib import Path
 from random import Random
 
-from tests.e2e.process import Relay
+from tests.e2e.process import Relay, until
 from tests.lab.proxy import Line, Proxy
 from tests.lab.world import Replica, World
 
@@ -200,6 +200,7 @@ async def zombie(world: World, rng: Random) -> None:
     with taken(world, one.number):
         world.say(f"{one.name}: sleeps, and is replaced by a copy")
         asleep = one.relay
+        await until(lambda: _connected(asleep), 30, "it has Kafka, before it falls asleep")
         kill(asleep.pid, signal.SIGSTOP)
         # What reaches it now it will find when it wakes up; the senders have gone elsewhere then.
         await asyncio.sleep(0.5)
@@ -210,11 +211,17 @@ async def zombie(world: World, rng: Random) -> None:
         one.relay = successor
         world.retired.append(asleep)
         await successor.serving()
+        # It runs: from here on the name is its own, whatever the other one does.
+        await until(lambda: _connected(successor), 30, "the successor has Kafka")
         await successor.drained()
         one.in_service = True
         kill(asleep.pid, signal.SIGCONT)
         world.say(f"{one.name}: the replaced one wakes up")
         await pause(rng, 1, 3)
+
+
+async def _connected(relay: Relay) -> bool:
+    return (await relay.metrics())["relay_kafka_up"] == 1
 
 
 def _successor(world: World, one: Replica) -> Relay:
