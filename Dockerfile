@@ -5,8 +5,8 @@ FROM ${BASE} AS build
 WORKDIR /build
 RUN python3 -m venv /build/tools && python3 -m venv /opt/relay
 COPY requirements/build.txt requirements/run.txt requirements/
-RUN /build/tools/bin/pip install --no-cache-dir --require-hashes -r requirements/build.txt \
-    && /opt/relay/bin/pip install --no-cache-dir --no-compile --require-hashes -r requirements/run.txt
+RUN /build/tools/bin/pip install --no-cache-dir --require-hashes --no-deps -r requirements/build.txt \
+    && /opt/relay/bin/pip install --no-cache-dir --no-compile --require-hashes --no-deps -r requirements/run.txt
 COPY pyproject.toml README.md ./
 COPY relay relay
 RUN /build/tools/bin/pip wheel --no-cache-dir --no-deps --no-build-isolation --wheel-dir wheels . \

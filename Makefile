@@ -81,7 +81,7 @@ $(STAMP): pyproject.toml requirements/dev.txt
 	@test -x $(BIN)/python || { $(find_python); "$$python" -m venv $(VENV); }
 	@echo "Installing into $(VENV); the first time this takes up to a minute."
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check \
-		--require-hashes -r requirements/dev.txt
+		--require-hashes --no-deps -r requirements/dev.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check \
 		--no-deps --no-build-isolation --editable .
 	@touch $@
@@ -89,7 +89,7 @@ $(STAMP): pyproject.toml requirements/dev.txt
 $(VENV)/audit/installed: requirements/audit.txt $(STAMP)
 	@test -x $(VENV)/audit/bin/python || $(BIN)/python -m venv $(VENV)/audit
 	@$(VENV)/audit/bin/python -m pip install --quiet --disable-pip-version-check \
-		--require-hashes -r requirements/audit.txt
+		--require-hashes --no-deps -r requirements/audit.txt
 	@touch $@
 
 define find_python

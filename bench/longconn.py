@@ -267,7 +267,7 @@ def _official_environment(bench: Bench) -> Path:
     if not done.exists() or done.read_text() != wanted:
         bench.say("installing the official client (once)")
         venv.create(place, with_pip=True)
-        install = (str(python), "-m", "pip", "install", "--quiet", "--require-hashes")
+        install = (str(python), "-m", "pip", "install", "--quiet", "--require-hashes", "--no-deps")
         subprocess.run((*install, "-r", str(_REQUIREMENTS)), check=True)
         done.write_text(wanted)
     return python

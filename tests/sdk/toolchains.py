@@ -46,7 +46,18 @@ class Toolchain:
 def _python(place: Path) -> list[str]:
     venv.create(place / "venv", with_pip=True)
     python = str(place / "venv" / "bin" / "python")
-    _run(place, python, "-m", "pip", "install", "-q", "--require-hashes", "-r", "requirements.txt")
+    _run(
+        place,
+        python,
+        "-m",
+        "pip",
+        "install",
+        "-q",
+        "--require-hashes",
+        "--no-deps",
+        "-r",
+        "requirements.txt",
+    )
     return [python, str(place / "client.py")]
 
 
