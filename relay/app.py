@@ -48,6 +48,7 @@ class Relay:
         async with contextlib.AsyncExitStack() as stack:
             journal = self._journal(stack)
             pipeline = Pipeline(settings.apps, journal, settings.journal.dedupe_window)
+            self.metrics.expect(settings.apps)
             webhook = WebhookServer(settings.webhook, settings.apps, pipeline.accept, self.metrics)
             admin = AdminServer(settings.admin, journal, self.metrics, lambda: self._draining)
             stack.push_async_callback(admin.stop)

@@ -1,6 +1,6 @@
 """Every metric, declared once. Reads nothing: the flow reports to it."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from prometheus_client import (
@@ -188,6 +188,12 @@ class Metrics:
     def rejected(self, app: str, reason: RejectReason) -> None:
         """Count a refused request."""
         self._rejected.labels(app, reason).inc()
+
+    def expect(self, apps: Iterable[str]) -> None:
+        """Begin the refusals of each app at 0: a rate does not see a series that begins at 1."""
+        for app in apps:
+            for reason in RejectReason:
+                self._rejected.labels(app, reason)
 
     def connected(self, app: str, *, up: bool) -> None:
         """Note whether an app's long connection is open."""

@@ -371,3 +371,10 @@ async def test_drain_command(
     arguments[2] = str(tmp_path / "none.db")
     assert (await run())[0] == 1
     assert not (tmp_path / "none.db").exists()
+
+
+async def test_refusals_are_exposed_at_zero(tmp_path: Path) -> None:
+    """The first one must show in a rate."""
+    async with running(settings(tmp_path, "127.0.0.1:1", "")) as run:
+        _, text = await run.get("/metrics")
+    assert 'relay_rejected_total{app="default",reason="journal_full"} 0.0' in text
