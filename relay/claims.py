@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TypeVar
 import structlog
 from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
 
-from relay.claimstore import Store, connect
+from relay.claimstore import Answer, Store, connect
 from relay.errors import (
     ClaimsAwaitedError,
     ClaimsError,
@@ -59,7 +59,7 @@ class Claims:
         #: Monotonic time at which the store was last asked.
         self._asked_at = -IDLE_LOOK
         metrics.claims_up.set(0)
-        #: Keys that the last batch found free, if it was a doubtful one.
+        #: Keys that were free before the batches which are not yet published.
         self._fresh: list[str] = []
         #: What must have succeeded before the first claim.
         self.entry: Entry | None = None
@@ -68,21 +68,15 @@ class Claims:
         """Close the connection."""
         await self._discard()
 
-    async def ask(
-        self, events: Sequence[StoredEvent], owner: str, *, doubtful: bool = False
-    ) -> Verdict:
-        """Claim a batch for a journal; waits while the store is away, unless it may be skipped.
-
-        `doubtful`: the owner may have a successor, so what is claimed now may have to be released.
-        """
+    async def ask(self, events: Sequence[StoredEvent], owner: str) -> Verdict:
+        """Claim a batch for a journal; waits while the store is away, unless it may be skipped."""
         if self._settings.on_outage is OnOutage.PUBLISH and time.monotonic() < self._again_at:
             return Verdict(skipped=True)
         while True:
             try:
                 if self.entry:
                     await self.entry()
-                self._fresh = await self._free(events) if doubtful else []
-                lost = await self.claim(events, owner)
+                lost = await self._claim(events, owner, self._fresh)
             except ClaimsError as error:
                 self._failed(error)
                 awaited = isinstance(error, ClaimsAwaitedError)
@@ -96,17 +90,17 @@ class Claims:
             self._succeeded(len(events), len(lost))
             return Verdict(lost=lost)
 
+    def published(self) -> None:
+        """What was claimed has come to its end, and is never to be released."""
+        self._fresh.clear()
+
     async def release(self, owner: str) -> None:
-        """Let go of what the last, doubtful batch has newly claimed: nobody publishes it here.
+        """Let go of what is newly claimed and not published: nobody publishes it under this name.
 
         Raises as `claim` does.
         """
-        keys, self._fresh = self._fresh, []
-        await self._within(lambda store: store.drop(keys, owner))
-
-    async def _free(self, events: Sequence[StoredEvent]) -> list[str]:
-        keys = [self._key(event) for event in events]
-        return await self._within(lambda store: store.free(keys))
+        await self._within(lambda store: store.drop(self._fresh, owner))
+        self._fresh.clear()
 
     async def look(self) -> None:
         """See from time to time whether the store is there, while there is nothing to claim."""
@@ -127,6 +121,12 @@ class Claims:
         Raises ClaimsUnavailableError or ClaimsRefusedError; then nothing is known, and asking again
         is harmless.
         """
+        return await self._claim(events, owner, [])
+
+    async def _claim(
+        self, events: Sequence[StoredEvent], owner: str, fresh: list[str]
+    ) -> frozenset[int]:
+        """Claim, and note in `fresh` the keys that nobody had."""
         groups: dict[str | None, list[int]] = {}
         for position, event in enumerate(events):
             # An operator wants a replayed event once more, whoever published it first.
@@ -137,7 +137,9 @@ class Claims:
             for first in range(0, len(positions), CALL_KEYS):
                 part = positions[first : first + CALL_KEYS]
                 keys = [self._key(events[position]) for position in part]
-                lost += (part[place] for place in await self._call(keys, owner, origin))
+                answer = await self._call(keys, owner, origin)
+                lost += (part[place] for place in answer.lost)
+                fresh += (key for place, key in enumerate(keys) if place not in answer.held)
         return frozenset(lost)
 
     def _key(self, event: StoredEvent) -> str:
@@ -161,7 +163,7 @@ class Claims:
         finally:
             await self._discard()
 
-    async def _call(self, keys: Sequence[str], owner: str, origin: str | None) -> list[int]:
+    async def _call(self, keys: Sequence[str], owner: str, origin: str | None) -> Answer:
         heir_of = origin.split() if origin else ()
         return await self._within(lambda store: store.claim(keys, owner, self._seconds, heir_of))
 

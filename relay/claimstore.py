@@ -1,7 +1,8 @@
 """Where claims are kept: a Redis or Valkey server, one that sentinels name, or a cluster."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any, Protocol
 from urllib.parse import SplitResult, unquote, urlsplit
 
@@ -18,8 +19,9 @@ from relay.settings import Claims as Settings
 #: `SET ... NX GET` came with Redis 7.0; every Valkey has it.
 OLDEST_VERSION = 7
 #: One call for many keys costs a tenth of as many `SET`s.
+#: Gives the places of keys that somebody had: others' as they are, the owner's own below zero.
 _SCRIPT = """
-local lost = {}
+local held = {}
 for place, key in ipairs(KEYS) do
   local owner = redis.call('SET', key, ARGV[1], 'NX', 'GET', 'EX', ARGV[2])
   for heir = 3, #ARGV do
@@ -28,12 +30,22 @@ for place, key in ipairs(KEYS) do
       owner = false
     end
   end
-  if owner and owner ~= ARGV[1] then lost[#lost + 1] = place end
+  if owner == ARGV[1] then held[#held + 1] = -place
+  elseif owner then held[#held + 1] = place end
 end
-return lost
+return held
 """
 
 _DROP = "if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Which of the keys that were to be claimed somebody had, by their places."""
+
+    lost: Collection[int]
+    #: Those, and the owner's own.
+    held: Collection[int]
 
 
 class Store(Protocol):
@@ -41,14 +53,8 @@ class Store(Protocol):
 
     async def claim(
         self, keys: Sequence[str], owner: str, seconds: int, heir_of: Sequence[str]
-    ) -> list[int]:
-        """Claim each key that is free, or held by a journal that `owner` is the heir of.
-
-        Gives the positions of those that others hold.
-        """
-
-    async def free(self, keys: Sequence[str]) -> list[str]:
-        """Give the keys that nobody holds."""
+    ) -> Answer:
+        """Claim each key that is free, or held by a journal that `owner` is the heir of."""
 
     async def drop(self, keys: Sequence[str], owner: str) -> None:
         """Remove those that are still the owner's."""
@@ -131,13 +137,6 @@ class _Keys:
     def __init__(self, client: Any) -> None:
         self._client = client
 
-    async def free(self, keys: Sequence[str]) -> list[str]:
-        """Give the keys that nobody holds."""
-        pipeline = self._client.pipeline(transaction=False)
-        for key in keys:
-            pipeline.exists(key)
-        return [key for key, there in zip(keys, await pipeline.execute(), strict=True) if not there]
-
     async def drop(self, keys: Sequence[str], owner: str) -> None:
         """Remove those that are still the owner's."""
         for key in keys:
@@ -162,10 +161,11 @@ class _Server(_Keys):
 
     async def claim(
         self, keys: Sequence[str], owner: str, seconds: int, heir_of: Sequence[str]
-    ) -> list[int]:
+    ) -> Answer:
         """Claim many keys in one call."""
-        lost = await self._script(keys=keys, args=(owner, seconds, *heir_of))
-        return [place - 1 for place in lost]
+        places = await self._script(keys=keys, args=(owner, seconds, *heir_of))
+        lost = [place - 1 for place in places if place > 0]
+        return Answer(lost, {abs(place) - 1 for place in places})
 
     async def version(self) -> str:
         """Ask the server."""
@@ -182,21 +182,26 @@ class _Cluster(_Keys):
 
     async def claim(
         self, keys: Sequence[str], owner: str, seconds: int, heir_of: Sequence[str]
-    ) -> list[int]:
+    ) -> Answer:
         """Claim many keys in one pipeline; inherited ones, which are few, one by one."""
         if heir_of:
-            asked = [await self._inherit(key, owner, seconds, heir_of) for key in keys]
-            return [place for place, lost in enumerate(asked) if lost]
-        pipeline = self._client.pipeline()
-        for key in keys:
-            pipeline.set(key, owner, nx=True, get=True, ex=seconds)
-        holders = await pipeline.execute()
-        mine = (None, owner.encode())
-        return [place for place, holder in enumerate(holders) if holder not in mine]
+            holders = [await self._inherit(key, owner, seconds, heir_of) for key in keys]
+        else:
+            pipeline = self._client.pipeline()
+            for key in keys:
+                pipeline.set(key, owner, nx=True, get=True, ex=seconds)
+            holders = await pipeline.execute()
+        held = {place: holder for place, holder in enumerate(holders) if holder is not None}
+        return Answer([place for place in held if held[place] != owner.encode()], held)
 
-    async def _inherit(self, key: str, owner: str, seconds: int, heir_of: Sequence[str]) -> bool:
-        lost = await self._client.eval(_SCRIPT, 1, key, owner, seconds, *heir_of)
-        return bool(lost)
+    async def _inherit(
+        self, key: str, owner: str, seconds: int, heir_of: Sequence[str]
+    ) -> bytes | None:
+        """Claim one key; give who had it, in this script's terms."""
+        held = await self._client.eval(_SCRIPT, 1, key, owner, seconds, *heir_of)
+        if not held:
+            return None
+        return owner.encode() if held[0] < 0 else b""
 
     async def version(self) -> str:
         """Ask one of the nodes."""

@@ -79,7 +79,7 @@ class Dispatcher:
         #: The last seq that an offset of this journal can speak of.
         self._known_seq = journal.trusted_seq or 0
         self._wait = FIRST_WAIT
-        #: Monotonic time at which Kafka last took something of ours.
+        #: Monotonic time at which Kafka last knew this process as the journal's only one.
         self._heard_at = 0.0
         self._lateness = Lateness()
         #: Set whenever the journal was found to hold nothing pending.
@@ -142,6 +142,7 @@ class Dispatcher:
     async def _recover(self) -> None:
         """Open the publisher and settle what Kafka already has."""
         offset = await self._publisher.open(self._journal.id)
+        self._heard_at = time.monotonic()
         if offset is None:
             return
         if offset > self._known_seq + 1:
@@ -203,7 +204,6 @@ class Dispatcher:
     def _connected(self) -> None:
         """Say so only now: opening alone does not show that Kafka takes what is pending."""
         self._wait = FIRST_WAIT
-        self._heard_at = time.monotonic()
         self._metrics.kafka_up.set(1)
         self._changes.working()
 
@@ -211,11 +211,12 @@ class Dispatcher:
         """Learn which events another replica publishes."""
         if self._claims is None:
             return Verdict()
-        if doubtful := time.monotonic() > self._heard_at + SILENCE:
+        if time.monotonic() > self._heard_at + SILENCE:
             # Asleep for so long, this process may have a successor, which does not know the batch:
             # a claim under their common name would bind others to what nobody publishes.
             await self._publisher.confirm(batch[0].seq - 1)
-        return await self._claims.ask(batch, self._journal.id, doubtful=doubtful)
+            self._heard_at = time.monotonic()
+        return await self._claims.ask(batch, self._journal.id)
 
     async def _publish(self, batch: Sequence[StoredEvent], verdict: Verdict) -> list[Settlement]:
         """Make the records and publish them; give how each event ended."""
@@ -229,6 +230,7 @@ class Dispatcher:
             ours = [event for place, event in enumerate(batch) if place not in verdict.lost]
             await self._found_too_large(ours[error.position], error)
             raise
+        self._heard_at = time.monotonic()
         return settlements
 
     async def _records(
@@ -283,6 +285,8 @@ class Dispatcher:
         """Write down how the batch ended, then count it."""
         now = int(time.time() * 1000)
         self._lateness.published()
+        if self._claims:
+            self._claims.published()
         await self._journal.settle(settlements, now)
         self._metrics.settled(Counter(settlement.outcome for settlement in settlements))
         for event in batch:

@@ -9,6 +9,7 @@ RelayError
 │   └── JournalDamagedError      a journal, but its pages are broken
 ├── PublishError             Kafka did not take a batch; the batch stays in the journal
 │   ├── KafkaUnavailableError    transient: back off and try again for ever
+│   │   └── ProducerOustedError      its place was taken, or its transaction took too long
 │   ├── KafkaRefusedError        permanent until an operator repairs it: hold, show, try slowly
 │   └── RecordTooLargeError      one record exceeds the broker's limit: dead-letter that one
 ├── EventNotFoundError       the journal has no such event
@@ -128,6 +129,10 @@ class PublishError(RelayError):
 
 class KafkaUnavailableError(PublishError):
     """Transient: the brokers are away, slow or electing; tried again for ever."""
+
+
+class ProducerOustedError(KafkaUnavailableError):
+    """Transient: the broker ended this producer's epoch; the journal's offset tells by whom."""
 
 
 class KafkaRefusedError(PublishError):

@@ -10,7 +10,12 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.conn import collect_hosts, create_conn
 
-from relay.errors import FencedError, KafkaRefusedError, KafkaUnavailableError, RelayError
+from relay.errors import (
+    KafkaRefusedError,
+    KafkaUnavailableError,
+    ProducerOustedError,
+    RelayError,
+)
 from relay.settings import Kafka
 
 #: Milliseconds for a first answer of a broker.
@@ -29,9 +34,8 @@ _REFUSED = (
     errors.InvalidReplicationFactorError,
     errors.PolicyViolationError,
 )
-#: Why a process must end.
-REPLACED = "another process publishes under this journal's id; only one may"
-_FENCED = (errors.ProducerFenced, errors.InvalidProducerEpoch)
+#: A producer's end: another one was opened, or its transaction took too long. Brokers say the same.
+_OUSTED = (errors.ProducerFenced, errors.InvalidProducerEpoch)
 
 
 def journal_topic(settings: Kafka) -> str:
@@ -88,10 +92,10 @@ async def translated() -> AsyncIterator[None]:
 def _translation(error: BaseException) -> RelayError:
     """Choose relay's error; aiokafka's sender hides the real one behind a general one."""
     cause: BaseException | None = error
-    while cause and not isinstance(cause, _FENCED + _REFUSED):
+    while cause and not isinstance(cause, _OUSTED + _REFUSED):
         cause = cause.__cause__
-    if isinstance(cause, _FENCED):
-        return FencedError(REPLACED)
+    if isinstance(cause, _OUSTED):
+        return ProducerOustedError("Kafka has ended this producer")
     if isinstance(cause, _REFUSED):
         return KafkaRefusedError(f"Kafka refuses: {describe(cause)}")
     return KafkaUnavailableError(f"Kafka is not available: {describe(error)}")

@@ -5,8 +5,8 @@ It never decides what to publish, and after any failure it is opened anew: no gu
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterable, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterable, AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
 from functools import lru_cache
 from typing import Any, Protocol
 
@@ -16,7 +16,12 @@ from aiokafka.partitioner import DefaultPartitioner
 from aiokafka.structs import OffsetAndMetadata
 
 from relay import kafka
-from relay.errors import FencedError, KafkaUnavailableError, RecordTooLargeError
+from relay.errors import (
+    FencedError,
+    KafkaUnavailableError,
+    ProducerOustedError,
+    RecordTooLargeError,
+)
 from relay.events import Record
 from relay.settings import Kafka
 
@@ -81,7 +86,7 @@ class _Session:
             acks="all",
             enable_idempotence=True,
             transactional_id=transactional_id,
-            # Longer than any exchange may take: who is fenced was replaced, not merely slow.
+            # Longer than any exchange may take.
             transaction_timeout_ms=int(self._settings.timeout * 2000),
             max_batch_size=self._batch_bytes,
             request_timeout_ms=int(self._settings.timeout * 1000),
@@ -169,19 +174,27 @@ class ExactlyOncePublisher(_Session):
         """Fence and finish what an earlier process left, then read back how far it came.
 
         The order matters: the offset is final only after the producer has its new epoch. But who
-        was asleep and finds another's signature was replaced, and must not take the place back.
+        has opened it before and finds another's signature was replaced, and must not take the place
+        back: FencedError.
         """
         group = f"relay-{journal_id}"
         async with kafka.translated(), asyncio.timeout(self._settings.timeout):
             if group == self._group:
-                _, owner = await self._read_back(group)
-                if owner not in {self._signature, self._predecessor}:
-                    raise FencedError(kafka.REPLACED)
+                await self._find_successor()
             await self._start(group)
+            if group == self._group:
+                # One that has signed in between opens its producer once more.
+                await self._find_successor()
             offset, self._predecessor = await self._read_back(group)
             self._group = group
             await self._sign(offset)
         return offset
+
+    async def _find_successor(self) -> None:
+        """Raise FencedError if another has signed; an offset that has expired has no signature."""
+        _, owner = await self._read_back(self._group)
+        if owner not in {self._signature, self._predecessor, ""}:
+            raise FencedError("another process publishes under this journal's id; only one may")
 
     async def _read_back(self, group: str) -> tuple[int, str]:
         """Give the group's offset, 0 where there is none, and who has signed it."""
@@ -206,20 +219,30 @@ class ExactlyOncePublisher(_Session):
 
     async def confirm(self, settled_seq: int) -> None:
         """Begin a transaction, ask for the journal's place in it, and abort it."""
-        producer = self._opened()
-        async with kafka.translated(), asyncio.timeout(self._settings.timeout):
-            await producer.begin_transaction()
+        async with self._transaction() as producer:
             await self._send_offset(producer, settled_seq + 1)
             await producer.abort_transaction()
 
     async def publish(self, records: AsyncIterable[Record], last_seq: int) -> None:
-        """Commit the records and `last_seq` + 1 as one; on any error nothing is known."""
-        producer = self._opened()
-        async with kafka.translated(), asyncio.timeout(self._settings.timeout):
-            await producer.begin_transaction()
+        """Commit the records and `last_seq` + 1 as one; on any other error nothing is known."""
+        async with self._transaction() as producer:
             await self._send(producer, records)
             await self._send_offset(producer, last_seq + 1)
             await producer.commit_transaction()
+
+    @asynccontextmanager
+    async def _transaction(self) -> AsyncIterator[AIOKafkaProducer]:
+        """Begin one; tell a process that was replaced from one that was too slow."""
+        producer = self._opened()
+        async with kafka.translated():
+            try:
+                async with kafka.translated(), asyncio.timeout(self._settings.timeout):
+                    await producer.begin_transaction()
+                    yield producer
+            except ProducerOustedError:
+                async with asyncio.timeout(self._settings.timeout):
+                    await self._find_successor()
+                raise
 
 
 class AtLeastOncePublisher(_Session):

@@ -101,6 +101,11 @@ class MemoryKafka:
     #: Raised although the transaction is committed: the answer was lost.
     after_commit: list[Exception | None] = field(default_factory=list)
 
+    def replace(self, journal_id: str) -> None:
+        """Be opened by a successor on a copy of the journal."""
+        self.epochs[journal_id] += 1
+        self.owners[journal_id] = object()
+
     @property
     def values(self) -> list[bytes | None]:
         """The values of all committed records, in order."""
@@ -129,17 +134,18 @@ class MemoryPublisher:
         return self._kafka.offsets.get(journal_id, 0)
 
     async def confirm(self, settled_seq: int) -> None:
-        """Fail if a later publisher of this journal has been opened."""
+        """Fail if this publisher's epoch is over: it was replaced, or the broker lost patience."""
         del settled_seq
-        if self._id is None or self._epoch != self._kafka.epochs[self._id]:
+        if self._id is None or self._kafka.owners.get(self._id) is not self:
             raise FencedError("another process publishes under this journal's id")
+        if self._epoch != self._kafka.epochs[self._id]:
+            raise KafkaUnavailableError("the transaction took too long")
 
     async def publish(self, records: AsyncIterable[Record], last_seq: int) -> None:
         """Commit the records and the offset as one."""
         if self._id is None:
             raise KafkaUnavailableError("the publisher is not open")
-        if self._epoch != self._kafka.epochs[self._id]:
-            raise FencedError("another process publishes under this journal's id")
+        await self.confirm(last_seq)
         _meet(self._kafka.before_commit)
         batch = [record async for record in records]
         for position, record in enumerate(batch):

@@ -18,6 +18,7 @@ from relay.errors import (
     FencedError,
     KafkaRefusedError,
     KafkaUnavailableError,
+    ProducerOustedError,
     RecordTooLargeError,
 )
 from relay.events import Outcome, Record
@@ -305,6 +306,32 @@ async def test_replaced_publisher_does_not_take_the_place_back(place: Place) -> 
     finally:
         await earlier.close()
         await later.close()
+
+
+async def test_transaction_that_timed_out_is_transient(kafka: Broker, topic_prefix: str) -> None:
+    """The broker says the same as of a replaced producer; the signature tells them apart."""
+    patient = options(kafka.bootstrap, topic_prefix, timeout=30)
+    topic, journal_id = f"{topic_prefix}t", str(uuid.uuid4())
+    publisher = ExactlyOncePublisher(options(kafka.bootstrap, topic_prefix, timeout=2), [topic])
+
+    async def slowly() -> AsyncIterator[Record]:
+        # Two that do not fit into one produce batch, so that the first one is sent.
+        yield record(topic, "k", b"1" * 200_000)
+        yield record(topic, "k", b"2" * 200_000)
+        await asyncio.sleep(7)
+
+    try:
+        await opened(publisher, journal_id)
+        # A suspended process does not notice its own limit; the broker's, twice as long, goes on.
+        publisher._settings = patient
+        with pytest.raises(KafkaUnavailableError):
+            await publisher.publish(slowly(), 2)
+        await publisher.close()
+        assert await opened(publisher, journal_id) == 0
+        await publish(publisher, [record(topic, "k", b"1")], 2)
+    finally:
+        await publisher.close()
+    assert [one.value for one in await committed(kafka.bootstrap, topic, 1)] == [b"1"]
 
 
 async def test_confirmation_changes_nothing_and_finds_a_successor(place: Place) -> None:
@@ -605,8 +632,8 @@ def test_error_is_said_in_one_line(error: Exception, expected: str) -> None:
 @pytest.mark.parametrize(
     ("error", "expected"),
     [
-        (errors.ProducerFenced(), FencedError),
-        (errors.InvalidProducerEpoch(), FencedError),
+        (errors.ProducerFenced(), ProducerOustedError),
+        (errors.InvalidProducerEpoch(), ProducerOustedError),
         (errors.TopicAuthorizationFailedError(), KafkaRefusedError),
         (errors.SaslAuthenticationFailed(), KafkaRefusedError),
         (errors.NotLeaderForPartitionError(), KafkaUnavailableError),

@@ -241,7 +241,7 @@ async def test_fenced_dispatcher_ends(path: Path) -> None:
     async with journal_at(path, metrics) as journal, dispatching(journal, kafka, metrics) as task:
         name = journal.id
         await until(lambda: kafka.epochs[journal.id])
-        kafka.epochs[journal.id] += 1
+        kafka.replace(journal.id)
         await add(journal, "a")
         with pytest.raises(FencedError):
             await task

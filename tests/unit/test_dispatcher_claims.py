@@ -33,17 +33,17 @@ class MemoryClaims:
         """Nothing changes while nobody asks."""
 
     async def release(self, owner: str) -> None:
-        """Let go of what the last, doubtful batch has newly claimed."""
+        """Let go of what is newly claimed and not published."""
         for name in self.fresh:
             if self.owners.get(name) == owner:
                 del self.owners[name]
 
-    async def ask(
-        self, events: Sequence[StoredEvent], owner: str, *, doubtful: bool = False
-    ) -> Verdict:
-        self.fresh = [one.event_id for one in events if one.event_id not in self.owners]
-        if not doubtful:
-            self.fresh = []
+    def published(self) -> None:
+        """Never release it."""
+        self.fresh = []
+
+    async def ask(self, events: Sequence[StoredEvent], owner: str) -> Verdict:
+        self.fresh += [one.event_id for one in events if one.event_id not in self.owners]
         if self.away:
             return Verdict(skipped=True)
         for one in events:
@@ -192,7 +192,7 @@ async def test_zombie_claims_nothing(tmp_path: Path) -> None:
             Dispatcher(journal, MemoryPublisher(kafka), ROUTER, metrics, claims).run()  # type: ignore[arg-type]
         )
         await until(lambda: kafka.epochs[journal.id])
-        kafka.epochs[journal.id] += 1
+        kafka.replace(journal.id)
         await asyncio.sleep(0.05)
         await journal.add(event("only-here"))
         with pytest.raises(FencedError):
@@ -200,6 +200,24 @@ async def test_zombie_claims_nothing(tmp_path: Path) -> None:
     assert claims.owners == {}
     async with journal_at(path, metrics) as journal, replica(journal, kafka, metrics, claims):
         await until(lambda: published(kafka) == ["only-here"])
+
+
+async def test_idle_zombie_claims_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It looked at its journal and found nothing: that tells nothing of who else has its name."""
+    monkeypatch.setattr(dispatcher_module, "IDLE_LOOK", 0.005)
+    kafka, metrics, claims = MemoryKafka(), Metrics(), MemoryClaims()
+    async with journal_at(tmp_path / "journal.db", metrics) as journal:
+        dispatcher = Dispatcher(journal, MemoryPublisher(kafka), ROUTER, metrics, claims)  # type: ignore[arg-type]
+        task = asyncio.create_task(dispatcher.run())
+        await until(dispatcher.idle.is_set)
+        kafka.replace(journal.id)
+        await asyncio.sleep(0.1)
+        dispatcher.idle.clear()
+        await dispatcher.idle.wait()
+        await journal.add(event("only-here"))
+        with pytest.raises(FencedError):
+            await task
+    assert claims.owners == {}
 
 
 async def test_replica_that_is_replaced_amid_a_batch_lets_its_claims_go(tmp_path: Path) -> None:
@@ -215,3 +233,18 @@ async def test_replica_that_is_replaced_amid_a_batch_lets_its_claims_go(tmp_path
             await Dispatcher(journal, MemoryPublisher(kafka), ROUTER, metrics, claims).run()  # type: ignore[arg-type]
         assert set(claims.owners) == {"claimed-before"}
         assert claims.owners["claimed-before"] != journal.id
+
+
+async def test_transaction_that_timed_out_is_no_replacement(tmp_path: Path) -> None:
+    """A process that was suspended too long goes on: its claims are its own, no event is left."""
+    kafka, metrics, claims = MemoryKafka(), Metrics(), MemoryClaims()
+    async with journal_at(tmp_path / "j.db", metrics) as journal:
+        name = journal.id
+        async with replica(journal, kafka, metrics, claims):
+            await until(lambda: kafka.epochs[name])
+            kafka.epochs[name] += 1
+            await journal.add(event("a"))
+            await until(lambda: metrics.account().pending == 0)
+        assert journal.id == name
+    assert published(kafka) == ["a"]
+    assert claims.owners == {"a": name}
