@@ -2,11 +2,13 @@
 ARG BASE=python:3.13-slim
 
 FROM ${BASE} AS build
+# requirements/traces.txt: with the export of traces.
+ARG REQUIREMENTS=requirements/run.txt
 WORKDIR /build
 RUN python3 -m venv /build/tools && python3 -m venv /opt/relay
-COPY requirements/build.txt requirements/run.txt requirements/
+COPY requirements/build.txt ${REQUIREMENTS} requirements/
 RUN /build/tools/bin/pip install --no-cache-dir --require-hashes --no-deps -r requirements/build.txt \
-    && /opt/relay/bin/pip install --no-cache-dir --no-compile --require-hashes --no-deps -r requirements/run.txt
+    && /opt/relay/bin/pip install --no-cache-dir --no-compile --require-hashes --no-deps -r ${REQUIREMENTS}
 COPY pyproject.toml README.md ./
 COPY relay relay
 RUN /build/tools/bin/pip wheel --no-cache-dir --no-deps --no-build-isolation --wheel-dir wheels . \

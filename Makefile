@@ -40,7 +40,7 @@ check: install ## Check format, lint and types.
 	@$(MAKE) --no-print-directory audit
 
 audit: $(VENV)/audit/installed ## Look for known vulnerabilities in what is locked.
-	@$(BIN)/python deploy/audit.py $(VENV)/audit/bin/pip-audit requirements/run.txt
+	@$(BIN)/python deploy/audit.py $(VENV)/audit/bin/pip-audit requirements/traces.txt
 
 format: install ## Format the code and repair what ruff can.
 	$(BIN)/ruff format .
@@ -64,7 +64,9 @@ lock: install ## Resolve the locked requirements again, newest versions.
 	$(LOCK) pyproject.toml --output-file requirements/run.txt
 	$(LOCK) --group build --output-file requirements/build.txt
 	$(LOCK) --group audit --output-file requirements/audit.txt
-	$(LOCK) pyproject.toml --extra dev --group test --group build --constraint requirements/run.txt \
+	$(LOCK) pyproject.toml --extra traces --constraint requirements/run.txt \
+		--output-file requirements/traces.txt
+	$(LOCK) pyproject.toml --extra dev --extra traces --group test --group build --constraint requirements/run.txt \
 		--output-file requirements/dev.txt
 
 proto: install ## Generate relay/frame_pb2.py from relay/frame.proto again.

@@ -24,6 +24,7 @@ from relay.webhook import WebhookServer
 if TYPE_CHECKING:
     from relay.claims import Claims
     from relay.longconn import LongConnection
+    from relay.spans import Spans
 
 log = structlog.get_logger()
 
@@ -100,11 +101,13 @@ class Relay:
         return journal
 
     def _dispatcher(self, journal: Journal, stack: contextlib.AsyncExitStack) -> Dispatcher:
-        claims = self._claims(journal)
+        claims, spans = self._claims(journal), self._spans()
         if claims:
             stack.push_async_callback(claims.close)
+        if spans:
+            stack.push_async_callback(spans.close)
         router = Router(self._settings.kafka.topic_prefix, self._settings.kafka.topics)
-        return Dispatcher(journal, self._publisher(router), router, self.metrics, claims)
+        return Dispatcher(journal, self._publisher(router), router, self.metrics, claims, spans)
 
     async def _serve(
         self,
@@ -184,6 +187,14 @@ class Relay:
         claims = Claims(settings, self._settings.journal.dedupe_window, self.metrics)
         claims.entry = Seeding(journal, claims, settings.replica, settings.after).enter
         return claims
+
+    def _spans(self) -> "Spans | None":
+        """Where traces go; without an endpoint OpenTelemetry is not loaded."""
+        if not self._settings.traces.endpoint:
+            return None
+        from relay.spans import Spans
+
+        return Spans(self._settings.traces.endpoint)
 
     def _publisher(self, router: Router) -> Publisher:
         kafka = self._settings.kafka

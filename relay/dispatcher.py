@@ -10,7 +10,6 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import structlog
@@ -40,9 +39,11 @@ from relay.logs import Changes
 from relay.metrics import Metrics
 from relay.normalize import Router, dead_letter, normalize
 from relay.publisher import Publisher
+from relay.traces import traceparent
 
 if TYPE_CHECKING:
     from relay.claims import Claims  # where there is one replica, `redis` is not loaded
+    from relay.spans import Spans
 
 log = structlog.get_logger()
 
@@ -68,6 +69,7 @@ class Dispatcher:
         router: Router,
         metrics: Metrics,
         claims: "Claims | None" = None,
+        spans: "Spans | None" = None,
     ) -> None:
         self._journal = journal
         self._publisher = publisher
@@ -75,6 +77,8 @@ class Dispatcher:
         self._metrics = metrics
         #: None where there is one replica only.
         self._claims = claims
+        #: None where no traces are exported.
+        self._spans = spans
         self._changes = Changes(log, "kafka_connected")
         #: The last seq that an offset of this journal can speak of.
         self._known_seq = journal.trusted_seq or 0
@@ -255,11 +259,13 @@ class Dispatcher:
                 yield _lost(event), None
                 continue
             record = self._record(event)
-            marks = [_SKIPPED] if verdict.skipped else []
+            if record.outcome is Outcome.PUBLISHED:
+                trace = traceparent(event, exported=self._spans is not None)
+                record.headers.append(("ce_traceparent", trace))
+            if verdict.skipped:
+                record.headers.append(_SKIPPED)
             if self._lateness.late(record):
-                marks.append(LATE)
-            if marks:
-                record = replace(record, headers=[*record.headers, *marks])
+                record.headers.append(LATE)
             yield _settlement(event, record), record
 
     def _record(self, event: StoredEvent) -> Record:
@@ -288,6 +294,8 @@ class Dispatcher:
         if self._claims:
             self._claims.published()
         await self._journal.settle(settlements, now)
+        if self._spans:
+            self._spans.settled(batch, settlements, now)
         self._metrics.settled(Counter(settlement.outcome for settlement in settlements))
         for event in batch:
             if not event.replayed:

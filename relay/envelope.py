@@ -14,7 +14,7 @@ from typing import Any
 
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
-from relay import exactjson
+from relay import exactjson, traces
 from relay.errors import RejectedError, RejectReason
 from relay.events import Callback, Challenge, DeadLetterReason, RawCallback, Transport
 
@@ -176,6 +176,7 @@ def _identify(raw: RawCallback, plain: bytes, body: Any) -> Callback:
         event_type=event_type or "",
         body=plain,
         dead_letter=dead_letter,
+        traceparent=traces.parse(raw.traceparent),
     )
 
 

@@ -4,7 +4,6 @@ RawCallback (bytes from the network) → Callback (authentic, identified) → St
 numbered) → Record (what Kafka gets). Nothing downstream takes an earlier type.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -81,6 +80,7 @@ class RawCallback:
     timestamp: str = ""
     nonce: str = ""
     signature: str = ""
+    traceparent: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,6 +105,8 @@ class Callback:
     body: bytes
     #: Set when no event can be made of the body.
     dead_letter: DeadLetterReason | None = None
+    #: The trace that the request belongs to, if it named one.
+    traceparent: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,6 +126,8 @@ class StoredEvent:
     too_large: bool = False
     #: The ids of the journals it was handed over from, with a space between: their claims are ours.
     origin: str | None = None
+    #: The trace that the request belongs to, if it named one.
+    traceparent: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,7 +138,8 @@ class Record:
     topic: str
     key: bytes
     value: bytes | None
-    headers: Sequence[tuple[str, bytes]]
+    #: The dispatcher adds what it alone knows.
+    headers: list[tuple[str, bytes]]
     #: Unix time in milliseconds: the event's `received_at`.
     timestamp: int
     reason: DeadLetterReason | None = None

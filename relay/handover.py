@@ -25,7 +25,16 @@ from relay.events import EXPORTED, Outcome
 #: The first line's version, and rows of one transaction.
 VERSION, ROWS = 1, 500
 
-_FIELDS = ("app", "event_id", "event_type", "transport", "received_at", "replayed", "reason")
+_FIELDS = (
+    "app",
+    "event_id",
+    "event_type",
+    "transport",
+    "received_at",
+    "replayed",
+    "reason",
+    "traceparent",
+)
 _PENDING = (
     f"SELECT seq, {', '.join(_FIELDS)}, origin, body FROM events"  # noqa: S608 - constants
     " WHERE outcome IS NULL ORDER BY seq"
@@ -36,7 +45,7 @@ _EXPORTED = (
 _KNOWN = "SELECT seq, outcome, origin FROM events WHERE app = ? AND event_id = ?"
 _ADD = (
     f"INSERT INTO events ({', '.join(_FIELDS)}, origin, body)"  # noqa: S608 - constants
-    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
 
 

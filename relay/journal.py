@@ -26,10 +26,14 @@ MAX_WAITING_BYTES = 64 * 2**20
 #: Rows that are read at once.
 READ_BITE = 32
 
-_COLUMNS = "seq, app, transport, received_at, event_id, event_type, body, replayed, reason, origin"
+_COLUMNS = (
+    "seq, app, transport, received_at, event_id, event_type, body, replayed, reason, origin,"
+    " traceparent"
+)
 _PENDING = f"SELECT {_COLUMNS} FROM events WHERE outcome IS NULL ORDER BY seq LIMIT ?"  # noqa: S608 - constants
 _PUBLISHED = (
-    "SELECT seq, app, transport, received_at, event_id, event_type, x'', replayed, reason, origin"
+    "SELECT seq, app, transport, received_at, event_id, event_type, x'', replayed, reason, origin,"
+    " traceparent"
     " FROM events WHERE seq > ? AND outcome IN ('published', 'dead_letter') ORDER BY seq LIMIT ?"
 )
 _OLDEST = (
@@ -248,7 +252,8 @@ class Journal:
 
 def stored_event(row: tuple[Any, ...]) -> StoredEvent:
     """Make a StoredEvent of a row of the columns of `_COLUMNS`."""
-    seq, app, transport, received_at, event_id, event_type, body, replayed, reason, origin = row
+    (seq, app, transport, received_at, event_id, event_type, body, replayed, reason, *rest) = row
+    origin, traceparent = rest
     return StoredEvent(
         seq=seq,
         app=app,
@@ -260,6 +265,7 @@ def stored_event(row: tuple[Any, ...]) -> StoredEvent:
         replayed=bool(replayed),
         too_large=reason == DeadLetterReason.TOO_LARGE,
         origin=origin,
+        traceparent=traceparent,
     )
 
 
@@ -272,6 +278,7 @@ def _stored(callback: Callback, seq: int) -> StoredEvent:
         event_id=callback.event_id,
         event_type=callback.event_type,
         body=callback.body,
+        traceparent=callback.traceparent,
     )
 
 

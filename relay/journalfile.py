@@ -25,7 +25,9 @@ T = TypeVar("T")
 
 #: "rely" in ASCII, in the header of every journal.
 APPLICATION_ID = 0x72656C79
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+#: What makes a journal of an earlier version one of the next.
+_CHANGES = {1: "ALTER TABLE events ADD COLUMN traceparent TEXT"}
 #: Seconds that the start may spend on looking for damage.
 CHECK_BUDGET = 0.3
 #: Seconds to wait for the lock, and between two tries.
@@ -82,6 +84,8 @@ def prepare(path: Path) -> None:
         _create(path)
     check_header(path)
     check_pages(path)
+    with closing(connect(path)) as connection:
+        carry_over(connection)
 
 
 def connect(path: Path, *, readonly: bool = False) -> sqlite3.Connection:
@@ -195,6 +199,22 @@ def transaction(connection: sqlite3.Connection, work: Callable[[], T]) -> T:
     return result
 
 
+def carry_over(connection: sqlite3.Connection) -> None:
+    """Make a journal of an earlier version one of this version, all at once or not at all."""
+
+    def work() -> None:
+        for earlier in range(_version(connection), SCHEMA_VERSION):
+            connection.execute(_CHANGES[earlier])
+        connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+
+    if _version(connection) < SCHEMA_VERSION:
+        transaction(connection, work)
+
+
+def _version(connection: sqlite3.Connection) -> int:
+    return int(connection.execute("PRAGMA user_version").fetchone()[0])
+
+
 def begin(connection: sqlite3.Connection) -> tuple[str, int]:
     """Give the journal's id and up to which seq an offset read from Kafka can speak of this file.
 
@@ -212,13 +232,19 @@ def begin(connection: sqlite3.Connection) -> tuple[str, int]:
 
 
 def begin_if_idle(path: Path, connection: sqlite3.Connection) -> None:
-    """Before rows are put into a journal that no relay owns: as `begin`.
+    """Before rows are put into a journal: as `begin`, if no relay owns it.
+
+    Raises JournalLockedError if an earlier version does, which would not know all columns.
 
     The file may have been restored from a snapshot. Then Kafka's offset speaks of other events, and
     must not settle what is put in now.
     """
     with suppress(JournalLockedError), lock(path, patience=0):
+        carry_over(connection)
         begin(connection)
+    if _version(connection) < SCHEMA_VERSION:
+        message = f"{path}: a relay of an earlier version owns this journal; use its own commands"
+        raise JournalLockedError(message)
 
 
 def last_seq(connection: sqlite3.Connection) -> int:

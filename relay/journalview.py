@@ -23,6 +23,9 @@ _ADD = (
     "INSERT INTO events (app, event_id, event_type, transport, received_at, body)"
     " VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"
 )
+_COPIED = "app, event_id, event_type, transport, received_at, body, traceparent"
+_COPY = f"SELECT {_COPIED} FROM events WHERE seq = ?"  # noqa: S608 - constants
+_REPLAY = f"INSERT INTO events ({_COPIED}, replayed) VALUES (?, ?, ?, ?, ?, ?, ?, 1)"  # noqa: S608 - constants
 _COLUMNS = (
     "seq, app, event_id, event_type, transport, received_at, coalesce(outcome, 'pending'),"
     " reason, settled_at, length(body), replayed"
@@ -114,20 +117,9 @@ class JournalView:
                 raise EventNotReplayableError(f"event {event_id} is still pending")
             if not body:
                 raise EventNotReplayableError(f"the full journal let go of the body of {event_id}")
+            row = self._connection.execute(_COPY, (entry.seq,)).fetchone()
             self._connection.execute("DELETE FROM events WHERE seq = ?", (entry.seq,))
-            self._connection.execute(
-                "INSERT INTO events"
-                " (app, event_id, event_type, transport, received_at, replayed, body)"
-                " VALUES (?, ?, ?, ?, ?, 1, ?)",
-                (
-                    entry.app,
-                    entry.event_id,
-                    entry.event_type,
-                    entry.transport,
-                    entry.received_at,
-                    body,
-                ),
-            )
+            self._connection.execute(_REPLAY, row)
 
         journalfile.begin_if_idle(self._path, self._connection)
         journalfile.transaction(self._connection, work)

@@ -44,7 +44,10 @@ _CACHE = "PRAGMA cache_size = -2000"
 INSERT_ROWS = 64
 #: Bytes of new bodies after which the journal's size is looked at again.
 SIZE_LOOK = 2**20
-_INSERT = "INSERT INTO events (app, event_id, event_type, transport, received_at, body) VALUES "
+_INSERT = (
+    "INSERT INTO events"
+    " (app, event_id, event_type, transport, received_at, body, traceparent) VALUES "
+)
 #: The next rows by age. Only so many are looked at: a search for old ones would read them all.
 _NEXT = "SELECT seq, settled_at FROM events WHERE seq > ? ORDER BY seq LIMIT ?"
 #: Dead letters whose only copy is the journal's stay until an operator decides.
@@ -55,12 +58,13 @@ _TIDY = (
 #: What a full journal needs of a settled event is its id alone.
 _SHELLS = (
     "SELECT seq, app, event_id, event_type, transport, received_at, replayed, origin, outcome,"
-    " reason, settled_at, x'' FROM events WHERE seq > ? AND outcome IN ('published', 'duplicate')"
+    " reason, settled_at, x'', traceparent FROM events"
+    " WHERE seq > ? AND outcome IN ('published', 'duplicate')"
     " AND seq < (SELECT coalesce(min(seq), 9e18) FROM events WHERE outcome IS NULL)"
     " ORDER BY seq LIMIT ?"
 )
 _DELETE = "DELETE FROM events WHERE seq = ?"
-_PUT_BACK = "INSERT INTO events VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_PUT_BACK = "INSERT INTO events VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,6 +229,7 @@ class Writer:
                 one.transport,
                 one.received_at,
                 one.body,
+                one.traceparent,
             )
             self._unsized += len(one.body)
         return self._connection.execute(_insert_statement(len(callbacks)), values).rowcount
@@ -304,5 +309,5 @@ class Writer:
 @lru_cache(maxsize=INSERT_ROWS)
 def _insert_statement(rows: int) -> str:
     """Insert so many rows at once; those that are there already are left alone."""
-    values = ", ".join(["(?, ?, ?, ?, ?, ?)"] * rows)
+    values = ", ".join(["(?, ?, ?, ?, ?, ?, ?)"] * rows)
     return _INSERT + values + " ON CONFLICT DO NOTHING"

@@ -1,7 +1,7 @@
 -- The journal: every accepted event, from its arrival until the dedupe window has passed.
 -- WAL and application_id are set in journalfile.py, before this runs.
 
-PRAGMA user_version = 1;
+PRAGMA user_version = 2;
 
 -- One row: who this journal is to Kafka.
 CREATE TABLE journal (
@@ -39,6 +39,9 @@ CREATE TABLE events (
     settled_at INTEGER,
     -- The decrypted bytes, as Feishu sent them.
     body BLOB NOT NULL,
+    -- The trace that the request was part of, as W3C's `traceparent`; NULL where it named none.
+    -- (Behind the body, where the change from version 1 has put it.)
+    traceparent TEXT,
     -- Seen and stored are one commit.
     UNIQUE (app, event_id)
 ) STRICT;

@@ -8,6 +8,7 @@ import re
 import tomllib
 from collections.abc import Mapping
 from enum import StrEnum
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -230,6 +231,20 @@ class Drain(_Section):
     timeout: Seconds = 25
 
 
+class Traces(_Section):
+    """Where each event's span goes; no endpoint: nothing is exported."""
+
+    #: An OpenTelemetry collector's URL, as `http://collector:4318/v1/traces`.
+    endpoint: Annotated[str, Field(pattern=r"^(https?://[^/\s]+/\S*)?$")] = ""
+
+    @field_validator("endpoint")
+    @classmethod
+    def _installed(cls, endpoint: str) -> str:
+        if endpoint and not find_spec("opentelemetry"):
+            raise ValueError("needs OpenTelemetry: pip install 'relay[traces]'")
+        return endpoint
+
+
 class Log(_Section):
     """What is logged, and how."""
 
@@ -275,6 +290,7 @@ class Settings(BaseSettings):
     feishu_url: Annotated[str, Field(pattern=r"^https?://[^/\s]+/?$")] = "https://open.feishu.cn"
     drain: Drain = Drain()
     log: Log = Log()
+    traces: Traces = Traces()
 
     def at(self, journal: Path | None) -> Self:
         """Give these settings for another journal's file."""

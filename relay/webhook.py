@@ -35,6 +35,7 @@ SHUTDOWN_TIMEOUT = 5
 #: Feishu's own headers; `istr` spares multidict the folding of case at each look.
 _TIMESTAMP, _NONCE = istr("X-Lark-Request-Timestamp"), istr("X-Lark-Request-Nonce")
 _SIGNATURE = istr("X-Lark-Signature")
+_TRACEPARENT = istr("traceparent")
 _JSON = {hdrs.CONTENT_TYPE: "application/json", hdrs.SERVER: "relay"}
 _SUCCESS = b'{"msg":"success"}'
 
@@ -118,6 +119,7 @@ class WebhookServer:
                 timestamp=headers.get(_TIMESTAMP, ""),
                 nonce=headers.get(_NONCE, ""),
                 signature=headers.get(_SIGNATURE, ""),
+                traceparent=headers.get(_TRACEPARENT, ""),
             )
         )
 

@@ -189,6 +189,7 @@ settings:
   admin: {host: "::", port: 9091}
   journal: {path: /data/journal.db, max_bytes: 4GiB, dedupe_window: 48h, max_waiting: 1024}
   log: {level: debug, format: console}
+  traces: {endpoint: "http://collector:4318/v1/traces"}
 """
 
 

@@ -543,9 +543,9 @@ async def test_other_database_is_refused(path: Path) -> None:
 async def test_newer_journal_is_refused(path: Path) -> None:
     await make(path)
     with rows(path) as connection:
-        connection.execute("PRAGMA user_version = 2")
+        connection.execute("PRAGMA user_version = 99")
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    await refused(path, JournalForeignError, "schema version 2, this relay knows up to 1")
+    await refused(path, JournalForeignError, "schema version 99, this relay knows up to")
 
 
 @pytest.mark.parametrize("page", [1, 2, 5, 20])

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from relay import journalview
+from relay import journalfile, journalview
+from relay.errors import JournalLockedError
 from relay.events import Outcome
 from relay.journalfile import SCHEMA_VERSION
 from relay.metrics import Metrics
@@ -34,6 +35,31 @@ async def test_pending_events_go_out_under_the_same_name(path: Path) -> None:
     assert published(kafka) == ["replayed", "pending"]
     assert dict(kafka.records[0].headers)["relay_replayed"] == b"1"
     assert set(kafka.offsets) == {ID}
+
+
+async def test_traces_are_kept_from_version_2_on(tmp_path: Path) -> None:
+    kafka, metrics = MemoryKafka(), Metrics()
+    path = Path(shutil.copy(KEPT[1], tmp_path / "journal.db"))
+    async with journal_at(path, metrics) as journal, dispatching(journal, kafka, metrics):
+        await until(lambda: drained(metrics))
+    traces = {
+        dict(record.headers)["ce_id"]: dict(record.headers)["ce_traceparent"]
+        for record in kafka.records
+    }
+    assert traces[b"pending"] == b"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+
+
+def test_command_of_a_later_version_keeps_off_a_running_relay(tmp_path: Path) -> None:
+    """Its rows have columns that the owner of the file does not know."""
+    path = Path(shutil.copy(KEPT[0], tmp_path / "journal.db"))
+    with journalview.opened(path) as view:
+        with (
+            journalfile.lock(path),
+            pytest.raises(JournalLockedError, match="a relay of an earlier version owns"),
+        ):
+            view.replay("published")
+        view.replay("published")
+        assert view.find("published")[0].outcome == "pending"
 
 
 def test_operator_sees_the_same(path: Path) -> None:
