@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import ctypes
 import gc
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
+#: glibc's name for a limit of mallopt(3), and the limit: free bytes at the heap's end to keep.
+_M_TRIM_THRESHOLD, KEPT_FREE = -1, 128 * 1024
 #: New objects before a collection: one batch's events, not one request's.
 GC_THRESHOLD = 20_000
 
@@ -46,6 +49,7 @@ class Relay:
     async def run(self, stop: asyncio.Event) -> None:
         """Serve until `stop` is set, then drain. Raises JournalError, FencedError or OSError."""
         settings = self._settings
+        _give_memory_back()
         async with contextlib.AsyncExitStack() as stack:
             journal = self._journal(stack)
             pipeline = Pipeline(settings.apps, journal, settings.journal.dedupe_window)
@@ -201,6 +205,12 @@ class Relay:
         if kafka.delivery is Delivery.AT_LEAST_ONCE:
             return AtLeastOncePublisher(kafka, router.topics)
         return ExactlyOncePublisher(kafka, router.topics)
+
+
+def _give_memory_back() -> None:
+    """Have glibc return large buffers when they are freed; by itself it keeps more and more."""
+    with contextlib.suppress(AttributeError):  # another C library has no such limit
+        ctypes.CDLL(None).mallopt(_M_TRIM_THRESHOLD, KEPT_FREE)
 
 
 def _spare_the_collector() -> None:

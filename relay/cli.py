@@ -6,15 +6,17 @@ import signal
 import sys
 from collections.abc import Coroutine
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 import uvloop
-from rich.console import Console
 
 from relay import __version__, cli_events, cli_feishu, logs, settings
 from relay.cli_events import ConfigOption
 from relay.errors import JournalError, RelayError, SettingsError
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 app = typer.Typer(
     help="Feishu helpdesk events, once and in order, on Kafka.",
@@ -155,8 +157,10 @@ async def _check(loaded: settings.Settings) -> bool:
     return passed
 
 
-def console() -> Console:
+def console() -> "Console":
     """Give a console for standard output as it is now."""
+    from rich.console import Console
+
     return Console()
 
 

@@ -4,14 +4,11 @@ import json
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import orjson
 import typer
 import uvloop
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from relay import exactjson, handover, journalview, logs, settings
 from relay.errors import JournalError
@@ -19,7 +16,9 @@ from relay.events import Outcome, StoredEvent
 from relay.kafka import describe
 from relay.normalize import Router, normalize
 from relay.rules import rfc3339
-from relay.tail import printable
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 app = typer.Typer(
     help="Look into the journal: what came in, what became of it; also while a relay runs.",
@@ -77,11 +76,18 @@ def list_events(
         for entry in entries:
             typer.echo(orjson.dumps(entry).decode())
         return
+    from rich.console import Console
+
     console = Console(width=None if sys.stdout.isatty() else WIDE)
     console.print(_table(entries) if entries else "The journal has no such events.")
 
 
-def _table(entries: list[journalview.Entry]) -> Table:
+def _table(entries: list[journalview.Entry]) -> "Table":
+    from rich.table import Table
+    from rich.text import Text
+
+    from relay.tail import printable
+
     table = Table(box=None, header_style="bold", pad_edge=False)
     table.add_column("received", no_wrap=True, min_width=19)
     table.add_column("event id", no_wrap=True, min_width=32)
@@ -113,6 +119,8 @@ def show(
     config: ConfigOption = None,
 ) -> None:
     """Show one event with its body as Feishu sent it (customers' text included)."""
+    from relay.tail import printable
+
     with journalview.opened(_path(journal, config)) as view:
         entry, body = view.find(event_id, app_name)
     shown = {

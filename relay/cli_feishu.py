@@ -4,13 +4,11 @@ import time
 from collections import Counter
 from contextlib import suppress
 from datetime import UTC, datetime
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import aiohttp
 import typer
 import uvloop
-from rich.console import Console
-from rich.table import Table
 
 from relay import exactjson, journalview, settings
 from relay.backfill import CREATED, MESSAGE, UPDATED, Backfill, Found, Mark, Range, mark_of
@@ -20,6 +18,9 @@ from relay.events import Callback, Transport
 from relay.feishu import Feishu, HelpDesk
 from relay.normalize import EVENT_TYPES
 from relay.rules import rfc3339
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 AppOption = Annotated[str, typer.Option("--app", help="The app's name in the settings.")]
 EventOption = Annotated[
@@ -46,6 +47,9 @@ def unsubscribe(
 
 def subscriptions(app_name: AppOption = "default", config: ConfigOption = None) -> None:
     """Show when an event of each type has last come; Feishu itself gives no list."""
+    from rich.console import Console
+    from rich.table import Table
+
     loaded = settings.load(config)
     latest: dict[str, int] = {}
     try:
@@ -71,6 +75,8 @@ def backfill(
     config: ConfigOption = None,
 ) -> None:
     """Add what an outage has missed, read from Feishu's API; a running relay publishes it."""
+    from rich.console import Console
+
     loaded = settings.load(config)
     app = _app(loaded, app_name)
     wanted = Range(since=_instant(since), until=_instant(until) if until else _now())
@@ -85,7 +91,7 @@ class _Run:
     """One run of `relay backfill`: what was found, and what of it is new."""
 
     def __init__(
-        self, view: journalview.JournalView, app: str, console: Console, *, dry_run: bool
+        self, view: journalview.JournalView, app: str, console: "Console", *, dry_run: bool
     ) -> None:
         self._view = view
         self._app = app
@@ -137,6 +143,8 @@ class _Run:
         self._new[found.event_type] += 1
 
     def _tell(self, tickets: int) -> None:
+        from rich.table import Table
+
         verb = "would be added" if self._dry_run else "added"
         table = Table("event type", "found", verb, box=None, pad_edge=False, header_style="bold")
         for event_type in (CREATED, MESSAGE, UPDATED):

@@ -29,9 +29,9 @@ TIDY_ROWS = 32
 TIDY_INTERVAL = 1.0
 #: Seconds after which what was left standing is looked at again: an operator may have decided.
 TIDY_AGAIN = 3600.0
-#: When so many jobs shared the last commit, the next one waits for GATHER seconds to take in more:
-#: a commit costs about as much CPU as ten rows.
-CROWD, GATHER = 8, 0.001
+#: When so many jobs shared the last commit, the next one waits for as many, up to GATHER seconds,
+#: and LOOKS so often: a commit costs about as much CPU as ten rows.
+CROWD, GATHER, LOOKS = 8, 0.002, 8
 #: WAL pages after which the writer finishes a checkpoint itself, so that the WAL starts over.
 WAL_PAGES = 4_096
 #: Seconds between two checkpoints beside the writer.
@@ -166,7 +166,7 @@ class Writer:
         except Empty:
             return []
         if self._crowd >= CROWD:
-            time.sleep(GATHER)
+            self._gather()
         jobs: list[Job] = []
         while job is not None:
             jobs.append(job)
@@ -177,6 +177,13 @@ class Writer:
                 return jobs
         self._jobs.put(None)
         return jobs or None
+
+    def _gather(self) -> None:
+        """Wait for as many jobs as shared the last commit, but no longer than GATHER seconds."""
+        for _ in range(LOOKS):
+            if self._jobs.qsize() + 1 >= self._crowd:
+                return
+            time.sleep(GATHER / LOOKS)
 
     def _commit(self, jobs: Sequence[Job]) -> Commit:
         """Do the jobs in one transaction, fsynced; any failure undoes all of them."""

@@ -836,3 +836,30 @@ async def test_pending_in_memory_is_what_the_file_has(
             found = await journal.pending(10_000, 2**30)
             assert expected == [(e.seq, "too_large" if e.too_large else None) for e in found]
         assert complete > 10
+
+
+async def test_crowd_is_waited_for_but_not_for_long(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As many as shared the last commit share the next one; a few alone go on after a while."""
+    monkeypatch.setattr(journalwriter, "GATHER", 0.5)
+    async with journal_at(path) as journal:
+        commits = journal._metrics.commit_seconds
+        await asyncio.gather(*(journal.add(event(f"a-{n}")) for n in range(50)))
+        before, began = commits._sum.get(), time.perf_counter()
+        late = asyncio.get_running_loop().call_later
+        adding = [asyncio.create_task(journal.add(event("b-0")))]
+        ready = asyncio.Event()
+        late(0.05, ready.set)
+        await ready.wait()
+        assert not adding[0].done(), "it waits for the others"
+        adding += [asyncio.create_task(journal.add(event(f"b-{n}"))) for n in range(1, 50)]
+        await asyncio.gather(*adding)
+        assert time.perf_counter() - began < 0.45, "they are all here"
+        assert commits._sum.get() > before
+        began = time.perf_counter()
+        await journal.add(event("alone"))
+        assert time.perf_counter() - began >= 0.45, "nobody else came"
+        began = time.perf_counter()
+        await journal.add(event("alone again"))
+        assert time.perf_counter() - began < 0.45, "the last commit had one only"
