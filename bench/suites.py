@@ -12,6 +12,7 @@ from bench import procfs, servers
 from bench.events import Batch
 from bench.longconn import long_connection
 from bench.quantiles import Spread
+from bench.replicas import replicas
 from bench.servers import BenchError, Relay, Server
 from bench.window import Bench, Options, Window
 
@@ -261,5 +262,6 @@ SUITES = {
     "memory": Suite(run=memory, steps=lambda options: -(-options.memory_events // _MEMORY_BATCH)),
     "start": Suite(run=start, steps=lambda options: options.starts),
     "micro": Suite(run=micro, steps=lambda _: 1),
+    "replicas": Suite(run=replicas, steps=lambda options: 1 + 2 * options.rounds + options.starts),
     "long-connection": Suite(run=long_connection, steps=lambda options: 2 * options.rounds + 2),
 }

@@ -100,10 +100,14 @@ class Bench:
             environment,
         ) as relay:
             if warm:
-                with self.events.batch(_WARM) as batch:
-                    self.send_all(relay, batch)
-                relay.wait_until_drained()
+                self.warm(relay)
             yield relay
+
+    def warm(self, relay: Relay) -> None:
+        """Have a relay publish events, so that what comes is its usual state."""
+        with self.events.batch(_WARM) as batch:
+            self.send_all(relay, batch)
+        relay.wait_until_drained()
 
     def send_all(self, server: Server, batch: Batch) -> Load:
         """Send a batch to its end, by 64 connections."""
