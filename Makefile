@@ -20,7 +20,7 @@ LOCK := $(VENV)/lock/bin/uv pip compile --quiet --universal --python-version 3.1
 	--generate-hashes --no-header --no-emit-index-url --upgrade
 
 .DEFAULT_GOAL := help
-.PHONY: help install dev test check audit format bench soak lab chart lock proto clean
+.PHONY: help install dev test check audit format bench soak lab chart schemas lock proto clean
 
 help: ## List the targets.
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-9s %s\n", $$1, $$2}'
@@ -57,6 +57,11 @@ lab: install ## Break three replicas and their stores as seeds say. SEEDS=20 ARG
 
 chart: install ## Write the chart's schema and table of values from its values.yaml.
 	$(BIN)/python deploy/chart.py
+
+schemas: install ## Write docs/schemas: the contract for machines.
+	@$(BIN)/relay schema > docs/schemas/asyncapi.json
+	@for name in $$($(BIN)/python -c 'from relay.schemas import schemas; print(*schemas())'); do \
+		$(BIN)/relay schema $$name > docs/schemas/$$name.v1.json; done
 
 lock: install ## Resolve the locked requirements again, newest versions.
 	@test -x $(VENV)/lock/bin/uv || $(BIN)/python -m venv $(VENV)/lock

@@ -1,6 +1,7 @@
 """The command line: reads arguments and settings, calls the part that does the work."""
 
 import asyncio
+import json
 import os
 import signal
 import sys
@@ -291,6 +292,24 @@ def tail(
     topics = topic or Router(kafka.topic_prefix, kafka.topics).topics
     records = follow(client_options(kafka), topics, from_beginning=from_beginning)
     _run(show(console(), records, prefix=kafka.topic_prefix, as_json=as_json))
+
+
+@app.command()
+def schema(
+    event_type: Annotated[
+        str, typer.Argument(help="An event type, or `other`; without one: the AsyncAPI document.")
+    ] = "",
+    prefix: Annotated[str, typer.Option(help="The topics' prefix.")] = "feishu.",
+) -> None:
+    """Print the contract for machines: the JSON Schema of an event type's records, or AsyncAPI."""
+    from relay import schemas
+    from relay.normalize import Router
+
+    known = schemas.schemas()
+    if event_type and event_type not in known:
+        raise typer.BadParameter(f"there are: {', '.join(known)}")
+    made = known[event_type] if event_type else schemas.asyncapi(Router(prefix, {}))
+    typer.echo(json.dumps(made, indent=2))
 
 
 @app.command()

@@ -37,11 +37,16 @@ class Rule:
     apply: Callable[[Json, Any, Findings, str], None]
     #: What stands in the result for a value that `apply` refuses.
     fallback: Json
+    #: What the result may hold, as JSON Schema: the field's own name, or ours, or both.
+    schema: Json
     #: A name of ours beside or instead of the field's own.
     derived: str | None = None
 
 
 Table = Mapping[str, Rule]
+_TEXT = {"type": ["string", "null"]}
+_INTEGRAL = {"type": ["integer", "null"]}
+_INSTANT = _TEXT | {"format": "date-time"}
 #: Makes the rule for a field of that name.
 Kind = Callable[[str], Rule]
 
@@ -112,7 +117,7 @@ def identifier(name: str) -> Rule:
         else:
             raise Unexpected
 
-    return Rule(apply=apply, fallback={name: None})
+    return Rule(apply=apply, fallback={name: None}, schema={name: _TEXT})
 
 
 def integer(name: str) -> Rule:
@@ -121,7 +126,7 @@ def integer(name: str) -> Rule:
     def apply(result: Json, value: Any, _: Findings, __: str) -> None:
         result[name] = to_integer(value)
 
-    return Rule(apply=apply, fallback={name: None})
+    return Rule(apply=apply, fallback={name: None}, schema={name: _INTEGRAL})
 
 
 def instant(name: str) -> Rule:
@@ -130,7 +135,7 @@ def instant(name: str) -> Rule:
     def apply(result: Json, value: Any, _: Findings, __: str) -> None:
         result[name] = to_instant(value)
 
-    return Rule(apply=apply, fallback={name: None})
+    return Rule(apply=apply, fallback={name: None}, schema={name: _INSTANT})
 
 
 def enum(names: Mapping[int, str], unknown: str = "unknown") -> Kind:
@@ -144,7 +149,14 @@ def enum(names: Mapping[int, str], unknown: str = "unknown") -> Kind:
             result[name] = None if code is None else names.get(code, unknown)
             result[derived] = code
 
-        return Rule(apply=apply, fallback={name: "unknown", derived: None}, derived=derived)
+        # New names may come: they are examples.
+        known = _TEXT | {"examples": [*names.values(), unknown]}
+        return Rule(
+            apply=apply,
+            fallback={name: "unknown", derived: None},
+            schema={name: known, derived: _INTEGRAL},
+            derived=derived,
+        )
 
     return kind
 
@@ -158,7 +170,8 @@ def duration(factor: int) -> Kind:
         def apply(result: Json, value: Any, _: Findings, __: str) -> None:
             result[derived] = _to_seconds(value, factor)
 
-        return Rule(apply=apply, fallback={derived: None}, derived=derived)
+        schema = {derived: {"type": ["number", "null"], "description": "seconds"}}
+        return Rule(apply=apply, fallback={derived: None}, schema=schema, derived=derived)
 
     return kind
 
@@ -194,7 +207,8 @@ def array(items: Table | None = None) -> Kind:
                 ]
             result[name] = elements
 
-        return Rule(apply=apply, fallback={name: []})
+        schema: Json = {"type": "array"} | ({"items": properties(items)} if items else {})
+        return Rule(apply=apply, fallback={name: []}, schema={name: schema})
 
     return kind
 
@@ -218,6 +232,14 @@ def record(table: Table) -> Kind:
                 value = apply_table(table, value, findings, f"{pointer}/{name}")
             result[name] = value
 
-        return Rule(apply=apply, fallback={name: None})
+        return Rule(apply=apply, fallback={name: None}, schema={name: properties(table)})
 
     return kind
+
+
+def properties(table: Table) -> Json:
+    """Give the JSON Schema of what `apply_table` makes; it says nothing of other fields."""
+    made: Json = {}
+    for rule in table.values():
+        made |= rule.schema
+    return {"properties": made}

@@ -1,0 +1,122 @@
+"""The contract for machines says what the records are, and refuses what they are not."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from jsonschema import Draft202012Validator  # type: ignore[import-untyped]
+from typer.testing import CliRunner
+
+from relay import schemas
+from relay.cli import app
+from relay.events import StoredEvent, Transport
+from relay.normalize import EVENT_TYPES, OTHER, Router, normalize
+
+SHIPPED = Path(__file__).parents[2] / "docs" / "schemas"
+RECORDS = sorted((Path(__file__).parent / "contract").glob("*.output.json"))
+ROUTER = Router("feishu.", {})
+SCHEMAS = {name: Draft202012Validator(one) for name, one in schemas.schemas().items()}
+FIELDS = sorted({name for known in EVENT_TYPES.values() for name in known.fields})
+ANYTHING = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner),
+    max_leaves=8,
+)
+
+
+def message(topic: str, name: str) -> Any:
+    """Find a topic's message in the AsyncAPI document as a tool would, by its references."""
+    document = schemas.asyncapi(ROUTER)
+    reference = document["channels"][topic]["messages"][name]["$ref"]
+    assert reference == f"#/components/messages/{name}"
+    return document["components"]["messages"][name]
+
+
+@pytest.mark.parametrize("name", SCHEMAS)
+def test_schema_is_one_of_json_schema(name: str) -> None:
+    Draft202012Validator.check_schema(schemas.schema(name))
+    assert schemas.schema(name)["$id"] == f"urn:feishu-relay:{name}:1"
+
+
+@pytest.mark.parametrize("path", RECORDS, ids=lambda path: path.name.split(".output")[0])
+def test_golden_record_is_valid(path: Path) -> None:
+    """Its value by its type's schema, its headers by the AsyncAPI document."""
+    record = json.loads(path.read_bytes())
+    name = record["headers"]["ce_dataschema"].removeprefix("urn:feishu-relay:").removesuffix(":1")
+    SCHEMAS[name].validate(record["value"])
+    described = message(record["topic"], name)
+    headers = record["headers"] | {"ce_traceparent": "00-1-1-01"}
+    Draft202012Validator(described["headers"]).validate(headers)
+    assert set(headers) <= set(described["headers"]["properties"])
+
+
+@given(
+    st.sampled_from(sorted(EVENT_TYPES)),
+    st.dictionaries(st.sampled_from(FIELDS) | st.text(max_size=8), ANYTHING, max_size=8),
+)
+def test_any_record_is_valid(event_type: str, content: dict[str, Any]) -> None:
+    body = {"schema": "2.0", "header": {"event_id": "e", "event_type": event_type}}
+    stored = StoredEvent(
+        seq=1,
+        app="default",
+        transport=Transport.WEBHOOK,
+        received_at=1,
+        event_id="e",
+        event_type=event_type,
+        body=json.dumps(body | {"event": content}).encode(),
+    )
+    value = normalize(stored, ROUTER).value
+    assert value is not None
+    SCHEMAS[event_type].validate(json.loads(value))
+
+
+@pytest.mark.parametrize(
+    ("data", "why"),
+    [
+        ({"ticket_id": 7}, "an id is text"),
+        ({"status": "created", "status_code": "1"}, "a code is an integer"),
+        ({"agent_service_duration_seconds": "210"}, "a duration is a number"),
+        ({"comments": {"content": "one"}}, "a list is a list"),
+        ({"comments": [{"id": 6629}]}, "inside a list, too"),
+    ],
+)
+def test_what_no_record_holds_is_refused(data: dict[str, Any], why: str) -> None:
+    event: dict[str, Any] = dict.fromkeys(("created_at", "app_id", "tenant_key"))
+    event |= {"id": "e", "type": "helpdesk.ticket.created_v1", "transport": "webhook"}
+    value = {"event": event | {"received_at": "2026-01-02T03:04:05.678Z"}, "ticket_id": None}
+    validator = SCHEMAS["helpdesk.ticket.created_v1"]
+    assert validator.is_valid(value | {"data": {}})
+    assert not validator.is_valid(value | {"data": data}), why
+
+
+def test_every_topic_is_a_channel() -> None:
+    """And every channel has an operation that names it."""
+    document = schemas.asyncapi(Router("desk.", {OTHER: "unsorted"}))
+    assert sorted(document["channels"]) == Router("desk.", {OTHER: "unsorted"}).topics
+    named = {one["channel"]["$ref"] for one in document["operations"].values()}
+    assert named == {f"#/channels/{topic}" for topic in document["channels"]}
+
+
+def test_what_is_shipped_is_what_is_made() -> None:
+    """`make schemas` writes the files anew."""
+    made = {f"{name}.v1.json": one for name, one in schemas.schemas().items()}
+    made |= {"asyncapi.json": schemas.asyncapi(ROUTER)}
+    shipped = {path.name: json.loads(path.read_bytes()) for path in SHIPPED.iterdir()}
+    assert shipped == made
+
+
+def test_command_prints_them() -> None:
+    run = CliRunner()
+    assert json.loads(run.invoke(app, ["schema", OTHER]).stdout) == schemas.schema(OTHER)
+    printed = run.invoke(app, ["schema", "--prefix", "desk."]).stdout
+    assert json.loads(printed) == schemas.asyncapi(Router("desk.", {}))
+    wrong = run.invoke(app, ["schema", "no.such"])
+    assert wrong.exit_code == 2
+    assert "helpdesk.ticket.created_v1" in wrong.output
