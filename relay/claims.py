@@ -39,6 +39,8 @@ log = structlog.get_logger()
 CALL_KEYS = 500
 #: Seconds between two tries while the store is away, doubled up to the longest.
 FIRST_WAIT, LONGEST_WAIT = 0.1, 2.0
+#: Seconds for which a process that must end tries to release its claims.
+RELEASE_PATIENCE = 30.0
 
 #: Seconds without a batch after which the store is asked whether it is still there.
 IDLE_LOOK = 10.0
@@ -59,8 +61,8 @@ class Claims:
         #: Monotonic time at which the store was last asked.
         self._asked_at = -IDLE_LOOK
         metrics.claims_up.set(0)
-        #: Keys that were free before the batches which are not yet published.
-        self._fresh: list[str] = []
+        #: Keys that were free before the batch which is not yet published, and its events' seq.
+        self._fresh: dict[str, int] = {}
         #: What must have succeeded before the first claim.
         self.entry: Entry | None = None
 
@@ -94,13 +96,24 @@ class Claims:
         """What was claimed has come to its end, and is never to be released."""
         self._fresh.clear()
 
-    async def release(self, owner: str) -> None:
+    async def release(self, owner: str, settled_below: int) -> None:
         """Let go of what is newly claimed and not published: nobody publishes it under this name.
 
-        Raises as `claim` does.
+        `settled_below` is the seq below which events are published. Tries for RELEASE_PATIENCE
+        seconds, as what stays claimed is left to nobody; then raises as `claim` does.
         """
-        await self._within(lambda store: store.drop(self._fresh, owner))
-        self._fresh.clear()
+        keys = [key for key, seq in self._fresh.items() if seq >= settled_below]
+        deadline = time.monotonic() + RELEASE_PATIENCE
+        while True:
+            try:
+                await self._within(lambda store: store.drop(keys, owner))
+            except ClaimsError:
+                if time.monotonic() > deadline:
+                    raise
+                await asyncio.sleep(self._wait)
+            else:
+                self._fresh.clear()
+                return
 
     async def look(self) -> None:
         """See from time to time whether the store is there, while there is nothing to claim."""
@@ -121,10 +134,10 @@ class Claims:
         Raises ClaimsUnavailableError or ClaimsRefusedError; then nothing is known, and asking again
         is harmless.
         """
-        return await self._claim(events, owner, [])
+        return await self._claim(events, owner, {})
 
     async def _claim(
-        self, events: Sequence[StoredEvent], owner: str, fresh: list[str]
+        self, events: Sequence[StoredEvent], owner: str, fresh: dict[str, int]
     ) -> frozenset[int]:
         """Claim, and note in `fresh` the keys that nobody had."""
         groups: dict[str | None, list[int]] = {}
@@ -139,7 +152,9 @@ class Claims:
                 keys = [self._key(events[position]) for position in part]
                 answer = await self._call(keys, owner, origin)
                 lost += (part[place] for place in answer.lost)
-                fresh += (key for place, key in enumerate(keys) if place not in answer.held)
+                if len(answer.held) < len(keys):
+                    free = (place for place in range(len(keys)) if place not in answer.held)
+                    fresh |= {keys[place]: events[part[place]].seq for place in free}
         return frozenset(lost)
 
     def _key(self, event: StoredEvent) -> str:

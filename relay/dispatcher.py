@@ -124,10 +124,9 @@ class Dispatcher:
                 await self._journal.note_claims(seeded=False)
             while True:
                 await self._dispatch()
-        except FencedError:
-            if self._claims:
-                with suppress(ClaimsError):
-                    await self._claims.release(self._journal.id)
+        except FencedError as error:
+            with suppress(RejectedError):
+                await self._let_go(error.settled_below or 0)
             # Who took over keeps the name: what is pending here goes out under another one, when
             # this journal is run or drained again.
             with suppress(RejectedError):
@@ -136,6 +135,19 @@ class Dispatcher:
         finally:
             self._metrics.kafka_up.set(0)
             await self._publisher.close()
+
+    async def _let_go(self, settled_below: int) -> None:
+        """Part from a name that is another's now: what is in Kafka under it is not ours to publish.
+
+        `settled_below` is 0 if nobody knows: better an event twice than none.
+        """
+        if self._claims is None:
+            await self._settle_below(settled_below)
+            return
+        try:
+            await self._claims.release(self._journal.id, settled_below)
+        except ClaimsError as error:
+            log.warning("claims_not_released", error=str(error))
 
     async def _hold(self, event: str, error: Exception) -> None:
         """Wait before the next attempt, longer each time; the events wait in the journal."""

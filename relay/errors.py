@@ -179,6 +179,11 @@ class ClaimsRefusedError(ClaimsError):
 class FencedError(RelayError):
     """Another process publishes under this journal's identity; this one must end."""
 
+    def __init__(self, message: str, settled_below: int | None = None) -> None:
+        super().__init__(message)
+        #: The seq below which this process's events are in Kafka; None if nobody knows.
+        self.settled_below = settled_below
+
 
 class BrokerError(RelayError):
     """The embedded development broker cannot start."""

@@ -173,7 +173,9 @@ def check_pages(path: Path) -> None:
         with closing(connect(path, readonly=True)) as connection:
             connection.set_progress_handler(lambda: time.monotonic() > deadline, 10_000)
             found = [row[0] for row in connection.execute("PRAGMA quick_check(1)")]
-            if path.stat().st_size % connection.execute("PRAGMA page_size").fetchone()[0]:
+            page_size = int(connection.execute("PRAGMA page_size").fetchone()[0])
+            whole, rest = divmod(path.stat().st_size, page_size)
+            if rest and not _in_log(path, whole + 1, page_size):
                 found = ["its last page is cut off"]
     except sqlite3.DatabaseError as error:
         found = ["ok"] if str(error) == "interrupted" else [str(error)]
@@ -184,6 +186,24 @@ def check_pages(path: Path) -> None:
             "docs/operations.md says how to get its events out"
         )
         raise JournalDamagedError(message)
+
+
+def _in_log(path: Path, page: int, page_size: int) -> bool:
+    """Whether the write-ahead log has a page: then a checkpoint has not finished writing it.
+
+    The format is SQLite's: a header of 32 bytes, then frames of 24 bytes and a page, whose salt is
+    the header's.
+    """
+    log = path.with_name(path.name + "-wal")
+    if not log.exists():
+        return False
+    with log.open("rb") as file:
+        salt = file.read(32)[16:24]
+        while len(frame := file.read(24)) == 24:  # noqa: PLR2004 - as said
+            if frame[8:16] == salt and int.from_bytes(frame[:4], "big") == page:
+                return True
+            file.seek(page_size, os.SEEK_CUR)
+    return False
 
 
 def transaction(connection: sqlite3.Connection, work: Callable[[], T]) -> T:

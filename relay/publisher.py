@@ -5,10 +5,11 @@ It never decides what to publish, and after any failure it is opened anew: no gu
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterable, AsyncIterator, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.errors import MessageSizeTooLargeError, RecordListTooLargeError
@@ -29,6 +30,8 @@ from relay.settings import Kafka
 BATCH_BYTES = 256 * 1024
 #: Seconds to wait for a producer that is thrown away.
 DISCARD_TIMEOUT = 5
+#: Earlier processes of a journal that an offset's metadata names: Kafka takes 4,096 bytes of it.
+TENURES = 32
 
 
 class Publisher(Protocol):
@@ -159,6 +162,35 @@ class _Session:
                 _forget_failure(producer)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Place:
+    """A journal's offset, whose it is, and where the processes before that one had come to."""
+
+    offset: int
+    #: Signature of the process that has opened the journal last; empty if there is no offset.
+    owner: str
+    #: By signature, the latest first.
+    ends: Mapping[str, int]
+
+    @classmethod
+    def parse(cls, offset: int, metadata: str) -> Self:
+        """Read what `metadata_after` has written."""
+        owner, *tenures = metadata.split() or [""]
+        ends = (tenure.partition("@") for tenure in tenures)
+        return cls(
+            offset=max(offset, 0), owner=owner, ends={name: int(end) for name, _, end in ends}
+        )
+
+    def metadata_after(self, signature: str) -> str:
+        """Sign for a process that goes on from here."""
+        ends = dict(self.ends)
+        if self.owner not in {"", signature}:
+            ends = {self.owner: self.offset, **ends}
+        return " ".join(
+            [signature, *(f"{name}@{end}" for name, end in ends.items())][: TENURES + 1]
+        )
+
+
 class ExactlyOncePublisher(_Session):
     """A transaction a batch: the records, and in the same commit how far the journal is settled."""
 
@@ -167,6 +199,7 @@ class ExactlyOncePublisher(_Session):
         self._place = TopicPartition(self._journal_topic, 0)
         #: This process, as it signs its offsets; whoever opens the journal after it signs anew.
         self._signature = uuid.uuid4().hex
+        self._metadata = ""
         #: The group of the journal that this process has opened, and whose signature it found.
         self._group = self._predecessor = ""
 
@@ -185,18 +218,20 @@ class ExactlyOncePublisher(_Session):
             if group == self._group:
                 # One that has signed in between opens its producer once more.
                 await self._find_successor()
-            offset, self._predecessor = await self._read_back(group)
-            self._group = group
-            await self._sign(offset)
-        return offset
+            place = await self._read_back(group)
+            self._group, self._predecessor = group, place.owner
+            self._metadata = place.metadata_after(self._signature)
+            await self._sign(place.offset)
+        return place.offset
 
     async def _find_successor(self) -> None:
         """Raise FencedError if another has signed; an offset that has expired has no signature."""
-        _, owner = await self._read_back(self._group)
-        if owner not in {self._signature, self._predecessor, ""}:
-            raise FencedError("another process publishes under this journal's id; only one may")
+        place = await self._read_back(self._group)
+        if place.owner not in {self._signature, self._predecessor, ""}:
+            message = "another process publishes under this journal's id; only one may"
+            raise FencedError(message, place.ends.get(self._signature))
 
-    async def _read_back(self, group: str) -> tuple[int, str]:
+    async def _read_back(self, group: str) -> _Place:
         """Give the group's offset, 0 where there is none, and who has signed it."""
         async with kafka.admin_client(self._settings) as admin:
             offsets = await admin.list_consumer_group_offsets(group, partitions=[self._place])
@@ -205,7 +240,7 @@ class ExactlyOncePublisher(_Session):
             message = "Kafka is not available: the group's coordinator did not answer"
             raise KafkaUnavailableError(message)
         found = offsets[self._place]
-        return max(int(found.offset), 0), str(found.metadata or "")
+        return _Place.parse(int(found.offset), str(found.metadata or ""))
 
     async def _sign(self, offset: int) -> None:
         producer = self._opened()
@@ -214,7 +249,7 @@ class ExactlyOncePublisher(_Session):
         await producer.commit_transaction()
 
     async def _send_offset(self, producer: AIOKafkaProducer, offset: int) -> None:
-        signed = OffsetAndMetadata(offset, self._signature)
+        signed = OffsetAndMetadata(offset, self._metadata)
         await producer.send_offsets_to_transaction({self._place: signed}, self._group)
 
     async def confirm(self, settled_seq: int) -> None:

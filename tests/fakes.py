@@ -93,6 +93,8 @@ class MemoryKafka:
     epochs: defaultdict[str, int] = field(default_factory=lambda: defaultdict(int))
     #: Who has opened a journal last.
     owners: dict[str, object] = field(default_factory=dict)
+    #: How far those who were replaced had come.
+    ends: dict[object, int] = field(default_factory=dict)
     #: A record with a larger value is refused.
     max_bytes: int = 2**20
     #: What the next calls of `open` and `publish` meet, in order; None is success.
@@ -104,7 +106,14 @@ class MemoryKafka:
     def replace(self, journal_id: str) -> None:
         """Be opened by a successor on a copy of the journal."""
         self.epochs[journal_id] += 1
-        self.owners[journal_id] = object()
+        self.own(journal_id, object())
+
+    def own(self, journal_id: str, owner: object) -> None:
+        """Note who has opened a journal, and where that ends the time of another."""
+        before = self.owners.get(journal_id)
+        if before not in {None, owner}:
+            self.ends[before] = self.offsets.get(journal_id, 0)
+        self.owners[journal_id] = owner
 
     @property
     def values(self) -> list[bytes | None]:
@@ -126,18 +135,22 @@ class MemoryPublisher:
         _meet(self._kafka.on_open)
         owner = self._kafka.owners.get(journal_id)
         if journal_id == self._opened_id and owner is not self:
-            raise FencedError("another process publishes under this journal's id")
-        self._kafka.owners[journal_id] = self
+            raise self._fenced()
+        self._kafka.own(journal_id, self)
         self._id = self._opened_id = journal_id
         self._kafka.epochs[journal_id] += 1
         self._epoch = self._kafka.epochs[journal_id]
         return self._kafka.offsets.get(journal_id, 0)
 
+    def _fenced(self) -> FencedError:
+        message = "another process publishes under this journal's id"
+        return FencedError(message, self._kafka.ends.get(self))
+
     async def confirm(self, settled_seq: int) -> None:
         """Fail if this publisher's epoch is over: it was replaced, or the broker lost patience."""
         del settled_seq
         if self._id is None or self._kafka.owners.get(self._id) is not self:
-            raise FencedError("another process publishes under this journal's id")
+            raise self._fenced()
         if self._epoch != self._kafka.epochs[self._id]:
             raise KafkaUnavailableError("the transaction took too long")
 

@@ -118,12 +118,12 @@ async def test_unpublished_claims_are_let_go(server: RedisServer) -> None:
     assert Verdict(lost=frozenset({1})) == await one.ask(batch, "journal-1")
     assert Verdict(lost=frozenset({1})) == await one.ask(batch, "journal-1"), "a second try"
     server.call("SET", "relay:default:newer", "journal-3")
-    await one.release("journal-1")
+    await one.release("journal-1", 0)
     held = [server.call("GET", f"relay:default:{one.event_id}").split()[-1] for one in batch]
     assert held == [b"journal-1", b"journal-2", b"$-1", b"journal-3"]
     await one.ask(batch[2:3], "journal-1")
     one.published()
-    await one.release("journal-1")
+    await one.release("journal-1", 0)
     assert b"journal-1" in server.call("GET", "relay:default:new")
     await one.close()
     await other.close()
@@ -268,7 +268,7 @@ async def test_cluster(tmp_path: Path) -> None:
         inherited = [replace(event, origin="journal-1") for event in batch]
         assert frozenset(range(5, 20)) == await one.claim(inherited, "journal-3")
         await one.ask([stored("new"), *batch[:2]], "journal-3")
-        await one.release("journal-3")
+        await one.release("journal-3", 0)
         assert frozenset() == await one.claim([stored("new")], "journal-4")
         assert frozenset({0, 1}) == await one.claim(batch[:2], "journal-4")
         await one.close()

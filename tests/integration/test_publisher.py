@@ -14,6 +14,7 @@ from aiokafka.partitioner import DefaultPartitioner
 from pydantic import SecretStr
 
 from relay import kafka as kafka_module
+from relay import publisher as publisher_module
 from relay.errors import (
     FencedError,
     KafkaRefusedError,
@@ -278,13 +279,48 @@ async def test_earlier_publisher_is_fenced(place: Place) -> None:
         await opened(earlier, place.journal_id)
         await publish(earlier, [record(place.topic, "k", b"1")], 1)
         assert await opened(later, place.journal_id) == 2
-        with pytest.raises(FencedError):
+        with pytest.raises(FencedError) as fenced:
             await publish(earlier, [record(place.topic, "k", b"zombie")], 2)
+        assert fenced.value.settled_below == 2
         await publish(later, [record(place.topic, "k", b"2")], 2)
         assert [one.value for one in await place.see(2)] == [b"1", b"2"]
     finally:
         await earlier.close()
         await later.close()
+
+
+async def test_replaced_publisher_learns_how_far_it_had_come(place: Place) -> None:
+    """Whoever has come after it, and however far those went."""
+    if not place.transactions:
+        pytest.skip("nothing fences without transactions")
+    publishers = [place.make() for _ in range(4)]
+    try:
+        for number, publisher in enumerate(publishers):
+            await opened(publisher, place.journal_id)
+            await publish(publisher, [record(place.topic, "k", b"%d" % number)], 10 * number + 4)
+        ends = []
+        for publisher in publishers[:-1]:
+            await publisher.close()
+            with pytest.raises(FencedError) as fenced:
+                await opened(publisher, place.journal_id)
+            ends.append(fenced.value.settled_below)
+        assert ends == [5, 15, 25]
+    finally:
+        for publisher in publishers:
+            await publisher.close()
+
+
+def test_offset_s_metadata_is_bounded() -> None:
+    """Kafka takes 4,096 bytes, whoever has opened a journal."""
+    metadata = ""
+    for number in range(200):
+        found = publisher_module._Place.parse(2**62 + number, metadata)
+        metadata = found.metadata_after(uuid.uuid4().hex)
+        assert len(metadata) < 4096
+    found = publisher_module._Place.parse(7, metadata)
+    assert len(found.ends) == publisher_module.TENURES
+    assert next(iter(found.ends.values())) == 2**62 + 199
+    assert publisher_module._Place.parse(-1, "").ends == {}
 
 
 async def test_replaced_publisher_does_not_take_the_place_back(place: Place) -> None:

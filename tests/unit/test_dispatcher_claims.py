@@ -27,23 +27,23 @@ class MemoryClaims:
     def __init__(self) -> None:
         self.owners: dict[str, str] = {}
         self.away = False
-        self.fresh: list[str] = []
+        self.fresh: list[StoredEvent] = []
 
     async def look(self) -> None:
         """Nothing changes while nobody asks."""
 
-    async def release(self, owner: str) -> None:
+    async def release(self, owner: str, settled_below: int) -> None:
         """Let go of what is newly claimed and not published."""
-        for name in self.fresh:
-            if self.owners.get(name) == owner:
-                del self.owners[name]
+        for one in self.fresh:
+            if one.seq >= settled_below and self.owners.get(one.event_id) == owner:
+                del self.owners[one.event_id]
 
     def published(self) -> None:
         """Never release it."""
         self.fresh = []
 
     async def ask(self, events: Sequence[StoredEvent], owner: str) -> Verdict:
-        self.fresh += [one.event_id for one in events if one.event_id not in self.owners]
+        self.fresh += [one for one in events if one.event_id not in self.owners]
         if self.away:
             return Verdict(skipped=True)
         for one in events:
@@ -223,7 +223,7 @@ async def test_idle_zombie_claims_nothing(tmp_path: Path, monkeypatch: pytest.Mo
 async def test_replica_that_is_replaced_amid_a_batch_lets_its_claims_go(tmp_path: Path) -> None:
     """It woke up, claimed what only it has, and then its successor opened the journal's name."""
     path = tmp_path / "journal.db"
-    fenced = FencedError("another process publishes under this journal's id")
+    fenced = FencedError("another process publishes under this journal's id", 0)
     kafka, metrics, claims = MemoryKafka(before_commit=[fenced]), Metrics(), MemoryClaims()
     async with journal_at(path, metrics) as journal:
         claims.owners["claimed-before"] = journal.id
@@ -233,6 +233,53 @@ async def test_replica_that_is_replaced_amid_a_batch_lets_its_claims_go(tmp_path
             await Dispatcher(journal, MemoryPublisher(kafka), ROUTER, metrics, claims).run()  # type: ignore[arg-type]
         assert set(claims.owners) == {"claimed-before"}
         assert claims.owners["claimed-before"] != journal.id
+
+
+async def test_published_claims_of_a_replaced_process_stay(tmp_path: Path) -> None:
+    """The broker's answer came too late: a repeat of those events is still a repeat."""
+    path = tmp_path / "journal.db"
+    kafka, metrics, claims = MemoryKafka(after_commit=[LOST]), Metrics(), MemoryClaims()
+    async with journal_at(path, metrics) as journal:
+        name = journal.id
+        await add(journal, "a", "b")
+        kafka.on_open = [None, *[LOST] * 9999]
+        task = asyncio.create_task(
+            Dispatcher(journal, MemoryPublisher(kafka), ROUTER, metrics, claims).run()  # type: ignore[arg-type]
+        )
+        await until(lambda: published(kafka))
+        kafka.replace(name)
+        kafka.on_open.clear()
+        with pytest.raises(FencedError):
+            await task
+    assert claims.owners == {"a": name, "b": name}
+
+
+async def test_published_events_of_a_replaced_process_stay_so_without_claims(
+    tmp_path: Path,
+) -> None:
+    """Under its new name it publishes only what Kafka does not have."""
+    path = tmp_path / "journal.db"
+    kafka, metrics = MemoryKafka(after_commit=[LOST]), Metrics()
+    async with journal_at(path, metrics) as journal:
+        name = journal.id
+        await add(journal, "a", "b")
+        kafka.on_open = [None, *[LOST] * 9999]
+        task = asyncio.create_task(
+            Dispatcher(journal, MemoryPublisher(kafka), ROUTER, metrics).run()
+        )
+        await until(lambda: published(kafka))
+        await add(journal, "c")
+        kafka.replace(name)
+        kafka.on_open.clear()
+        with pytest.raises(FencedError):
+            await task
+    again = Metrics()
+    async with (
+        journal_at(path, again) as journal,
+        replica(journal, kafka, again, MemoryClaims()),
+    ):
+        await until(lambda: not again.account().pending)
+    assert published(kafka) == ["a", "b", "c"]
 
 
 async def test_transaction_that_timed_out_is_no_replacement(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from relay import journalfile, journalwriter
+from relay.errors import JournalDamagedError
 from relay.events import Outcome
 from relay.metrics import Metrics
 from tests.fakes import event, journal_at
@@ -110,3 +111,24 @@ async def test_log_that_never_reached_the_disk(crash: Crash, tmp_path: Path) -> 
     path = tmp_path / "journal.db"
     crash.put(path, b"")
     assert events(path) == {}
+
+
+async def test_checkpoint_that_a_full_disk_has_cut_off_is_no_damage(
+    tmp_path: Path, crash: Crash
+) -> None:
+    """It broke off within a page that the log still has; without the log the file is refused."""
+    path = tmp_path / "journal.db"
+    crash.put(path, crash.log)
+    with closing(journalfile.connect(path)) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    whole = path.read_bytes()
+    before = crash.database.stat().st_size
+    for size in (before + 1000, before + 4096 + 1, len(whole) - 1):
+        crash.put(path, crash.log)
+        path.write_bytes(whole[:size])
+        async with journal_at(path) as journal:
+            assert len(await journal.pending(EVENTS + 1, 2**30)) == EVENTS
+        crash.put(path, b"")
+        path.write_bytes(whole[:size])
+        with pytest.raises(JournalDamagedError):
+            journalfile.prepare(path)
