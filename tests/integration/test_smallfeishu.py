@@ -23,7 +23,7 @@ from relay.metrics import Metrics
 from relay.simulation import sentence
 from relay.simulator import Answer, Kind, Simulator, SimulatorOptions, Summary
 from relay.smallfeishu import Fate, Report, SmallFeishu, climb
-from tests.fakes import payload, until
+from tests.fakes import event, journal_at, payload, until
 from tests.gateway import data
 
 OPTIONS = GatewayOptions(app_id="cli_a", app_secret="secret-a", seed=1)
@@ -412,6 +412,7 @@ async def test_subscribe_commands(
     assert code == 0
     assert "helpdesk.ticket.created_v1" in said
     assert "never" in said
+    assert "nothing is known of earlier events" in said
     assert "no app 'nobody'" in (await run("subscribe", "--app", "nobody"))[1]
     monkeypatch.setenv("RELAY_APPS__DEFAULT__APP_SECRET", "wrong-secret")
     code, said = await run("subscribe")
@@ -420,6 +421,22 @@ async def test_subscribe_commands(
     assert "wrong-secret" not in said
     monkeypatch.delenv("RELAY_APPS__DEFAULT__HELPDESK_TOKEN")
     assert "needs apps.default.helpdesk_token" in (await run("subscribe"))[1]
+
+
+async def test_subscriptions_tell_when_an_event_last_came(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    """Of the app that was asked for, by type; also of types that nobody subscribed to."""
+    async with journal_at(tmp_path / "journal.db") as journal:
+        for n, at in enumerate((1_767_323_045_678, 1_767_323_099_000)):
+            await journal.add(event(f"e-{n}", received_at=at))
+        await journal.add(event("e-2", app="other", received_at=1_767_999_999_999))
+    code, said = await run("subscriptions")
+    assert code == 0
+    times = dict(line.split(None, 1) for line in said.splitlines() if line.startswith("helpdesk."))
+    assert times.pop("helpdesk.ticket_message.created_v1").strip() == "2026-01-02T03:04:59.000Z"
+    assert {time.strip() for time in times.values()} == {"never, within the dedupe window"}
+    assert "nothing is known" not in said
 
 
 async def test_check_tries_the_credentials(
