@@ -182,6 +182,33 @@ def test_what_the_system_refuses_is_one_message(
     assert said.endswith("address already in use")
 
 
+def test_pending_events_go_by_file_to_another_replica(
+    environment: Callable[..., None], tmp_path: Path
+) -> None:
+    """All of them, once; then the old journal has nothing to hand over."""
+    lost, heir, file = tmp_path / "lost.db", tmp_path / "journal.db", tmp_path / "events"
+    fill(lost, "a", "b")
+    exported = run("events", "export", str(file), "--journal", str(lost))
+    assert f"{file}: 2 events; they are no longer in the journal's care" in exported.output
+    for said in ("2 events added, 0 known already", "0 events added, 2 known already"):
+        assert f"{heir}: {said}" in run("events", "import", str(file)).output
+    listed = run("events", "list", "--json").output.splitlines()
+    assert [json.loads(line)["outcome"] for line in listed] == ["pending", "pending"]
+    again = run("events", "export", str(tmp_path / "more"), "--journal", str(lost))
+    assert "more: 0 events" in again.output
+
+
+def test_journal_that_is_not_there_is_not_made_by_looking(
+    environment: Callable[..., None], tmp_path: Path
+) -> None:
+    absent = tmp_path / "absent.db"
+    for command in (["events", "export", str(tmp_path / "events")], ["drain"]):
+        done = run(*command, "--journal", str(absent))
+        assert done.exit_code == cli.FAILED
+        assert str(done.exception) == f"{absent}: there is no such journal"
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_check_that_finds_a_fault_fails(environment: Callable[..., None], tmp_path: Path) -> None:
     assert run("check").exit_code == 0
     (tmp_path / "journal.db").write_bytes(b"dear diary")
