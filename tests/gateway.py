@@ -37,6 +37,8 @@ class Gateway:
     config: dict[str, Any] = field(default_factory=lambda: dict(CONFIG))
     #: What the next endpoint calls are answered, if not the address.
     refusals: list[dict[str, Any]] = field(default_factory=list)
+    #: The same, where it is no JSON object.
+    texts: list[str] = field(default_factory=list)
     #: Status and headers with which the next handshakes are refused.
     handshakes: list[tuple[int, dict[str, str]]] = field(default_factory=list)
     calls: list[dict[str, Any]] = field(default_factory=list)
@@ -49,6 +51,8 @@ class Gateway:
     async def endpoint(self, request: web.Request) -> web.Response:
         self.calls.append(await request.json())
         self.called_at.append(time.monotonic())
+        if self.texts:
+            return web.Response(text=self.texts.pop(0))
         if self.refusals:
             return web.json_response(self.refusals.pop(0))
         path = f"ws/v2?device_id=d-{len(self.calls)}&service_id={SERVICE}&ticket={TICKET}"

@@ -11,8 +11,9 @@ import pytest
 from typer.testing import CliRunner
 
 from relay import backfill as backfill_module
-from relay.backfill import Backfill, Range
+from relay.backfill import CREATED, MESSAGE, UPDATED, Backfill, Range
 from relay.cli import app as command
+from relay.errors import FeishuUnavailableError
 from relay.events import Callback, Transport
 from relay.feishu import Feishu, HelpDesk
 from relay.gateway import GatewayOptions
@@ -20,7 +21,7 @@ from relay.metrics import Metrics
 from relay.normalize import Router, normalize
 from relay.samples import Helpdesk
 from relay.smallfeishu import SmallFeishu
-from tests.fakes import journal_at
+from tests.fakes import journal_at, until
 
 OPTIONS = GatewayOptions(app_id="cli_a", app_secret="secret-a", seed=1)
 TYPES = {
@@ -55,6 +56,22 @@ async def feishu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> AsyncIterat
         monkeypatch.setenv(name, value)
     yield place
     await place.stop()
+
+
+@pytest.fixture
+async def reading(feishu: SmallFeishu, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Backfill]:
+    """Read without Feishu's limits."""
+    monkeypatch.setattr(backfill_module, "CALLS_PER_SECOND", 1000)
+    monkeypatch.setattr("relay.helpdeskapi.MOST_CALLS", 10_000)
+    async with aiohttp.ClientSession() as session:
+        api = Feishu(session, feishu.url)
+        token = await api.tenant_token(OPTIONS.app_id, OPTIONS.app_secret)
+        desk = HelpDesk(
+            tenant_token=token,
+            helpdesk_id=feishu.desk.helpdesk_id,
+            helpdesk_token=feishu.desk.helpdesk_token,
+        )
+        yield Backfill(api, desk, "cli_a")
 
 
 async def run(*arguments: str) -> tuple[int, str]:
@@ -122,6 +139,88 @@ async def test_what_has_come_as_an_event_is_not_added(feishu: SmallFeishu, tmp_p
     assert f"backfill-message-{first['message_id']}" not in added
 
 
+async def test_events_that_tell_nothing_are_no_obstacle(
+    feishu: SmallFeishu, tmp_path: Path
+) -> None:
+    """No JSON, no event, an update of no ticket; and one that a full journal has only by its id."""
+    ticket_id = next(iter(feishu.archive.messages))
+    known = f"backfill-ticket-{ticket_id}"
+    bodies = {
+        "a": b"x",
+        "b": b'{"event": 7}',
+        "c": b'{"event": {"object": "none"}}',
+        known: b"",
+    }
+    async with journal_at(tmp_path / "journal.db") as journal:
+        for event_id, body in bodies.items():
+            await journal.add(
+                Callback(
+                    app="default",
+                    transport=Transport.WEBHOOK,
+                    received_at=1,
+                    event_id=event_id,
+                    event_type="helpdesk.ticket.updated_v1",
+                    body=body,
+                )
+            )
+    code, said = await run("backfill", *RANGE)
+    assert code == 0, said
+    (found, new) = next(line.split()[-2:] for line in said.splitlines() if line.startswith(CREATED))
+    assert int(new) == int(found) - 1
+    added = await pending(tmp_path)
+    assert added[:4] == list(bodies)
+    assert added.count(known) == 1
+
+
+async def test_messages_behind_the_first_page_are_read(
+    feishu: SmallFeishu, reading: Backfill, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backfill_module, "PAGE", 2)
+    ticket_id, messages = max(feishu.archive.messages.items(), key=lambda item: len(item[1]))
+    assert len(messages) > 4
+    found = reading.events({"ticket_id": ticket_id}, Range(since=0, until=2_000_000_000_000))
+    assert [one.event_id async for one in found] == [
+        f"backfill-message-{message['message_id']}" for message in messages
+    ]
+
+
+async def test_events_lie_in_the_range(feishu: SmallFeishu, reading: Backfill) -> None:
+    """A ticket made before it tells of its messages and its change; one of no time, of neither."""
+    ticket_id, (first, *rest) = next(iter(feishu.archive.messages.items()))
+    wanted = Range(since=first["created_at"] + 1, until=2_000_000_000_000)
+    ticket = {"ticket_id": ticket_id, "created_at": 1, "updated_at": str(wanted.since)}
+    found = [one async for one in reading.events(ticket, wanted)]
+    assert [one.event_type for one in found] == [MESSAGE] * len(rest) + [UPDATED]
+    assert found[-1].mark == (UPDATED, ticket_id, str(wanted.since))
+    for times in ({}, {"created_at": "soon", "updated_at": None}):
+        found = [one async for one in reading.events({"ticket_id": ticket_id, **times}, wanted)]
+        assert [one.event_type for one in found] == [MESSAGE] * len(rest)
+
+
+async def test_stage_is_there_if_feishu_gives_it(feishu: SmallFeishu, reading: Backfill) -> None:
+    """Under the name that events have for it."""
+    wanted, ticket_id = Range(since=5, until=5), next(iter(feishu.archive.tickets))
+    ticket = {"ticket_id": ticket_id, "created_at": 5}
+    for given, expected in (({}, {}), ({"ticket_type": 2}, {"stage": 2})):
+        (found,) = [one async for one in reading.events(ticket | given, wanted)]
+        assert found.body["event"] == ticket | expected
+
+
+async def test_busy_feishu_is_asked_again(
+    reading: Backfill, feishu: SmallFeishu, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until it has time; but not for ever."""
+    monkeypatch.setattr(backfill_module, "BUSY_WAIT", 0.01)
+    monkeypatch.setattr("relay.helpdeskapi.MOST_CALLS", 0)
+    everything = Range(since=0, until=2_000_000_000_000)
+    with pytest.raises(FeishuUnavailableError, match="too many calls"):
+        await reading.tickets(everything)
+    asking = asyncio.create_task(reading.tickets(everything))
+    await until(lambda: reading._next_call > 0)
+    monkeypatch.setattr("relay.helpdeskapi.MOST_CALLS", 10_000)
+    assert len(await asking) == len(feishu.archive.tickets)
+
+
 async def test_record_is_like_any_other_and_marked(feishu: SmallFeishu, tmp_path: Path) -> None:
     """And the account balances although another process has put the row in."""
     metrics = Metrics()
@@ -148,22 +247,11 @@ async def test_range_is_kept(feishu: SmallFeishu, tmp_path: Path) -> None:
 
 
 async def test_more_tickets_than_feishu_lists_are_read_in_pieces(
-    feishu: SmallFeishu, monkeypatch: pytest.MonkeyPatch
+    feishu: SmallFeishu, reading: Backfill, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(backfill_module, "MOST", 2)
-    monkeypatch.setattr(backfill_module, "CALLS_PER_SECOND", 1000)
     monkeypatch.setattr(backfill_module, "PAGE", 1)
-    monkeypatch.setattr("relay.helpdeskapi.MOST_CALLS", 10_000)
-    async with aiohttp.ClientSession() as session:
-        api = Feishu(session, feishu.url)
-        token = await api.tenant_token(OPTIONS.app_id, OPTIONS.app_secret)
-        desk = HelpDesk(
-            tenant_token=token,
-            helpdesk_id=feishu.desk.helpdesk_id,
-            helpdesk_token=feishu.desk.helpdesk_token,
-        )
-        source = Backfill(api, desk, "cli_a")
-        tickets = await source.tickets(Range(since=0, until=2_000_000_000_000))
+    tickets = await reading.tickets(Range(since=0, until=2_000_000_000_000))
     assert sorted(ticket["ticket_id"] for ticket in tickets) == sorted(feishu.archive.tickets)
 
 

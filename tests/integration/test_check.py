@@ -1,12 +1,14 @@
 """`relay check` in this process: everything it looks at, as it is and as it should not be."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from relay import settings
+from relay import kafka, settings
 from relay.check import Finding, findings
+from relay.normalize import Router
 from tests.fakes import free_port, journal_at
 from tests.redis_server import redis_server
 
@@ -60,6 +62,31 @@ async def test_journal_is_looked_at(look: Callable[..., settings.Settings], tmp_
     seen = await found(look())
     assert not seen["journal"].passed
     assert "is not a relay journal" in seen["journal"].sentence
+
+
+async def test_place_that_cannot_be_written_is_named(
+    look: Callable[..., settings.Settings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The nearest directory that there is; root may write everywhere, so the answer is made up."""
+    monkeypatch.setattr(os, "access", lambda place, mode: (place, mode) != (tmp_path, os.W_OK))
+    path = tmp_path / "not" / "yet" / "journal.db"
+    seen = await found(look(JOURNAL__PATH=str(path)))
+    assert not seen["journal"].passed
+    assert f"{path}: cannot be made: {tmp_path} is not writable" == seen["journal"].sentence
+
+
+async def test_transactions_are_tried_with_an_offset_where_there_is_a_topic_for_it(
+    look: Callable[..., settings.Settings],
+) -> None:
+    config = look()
+    assert "can start (" in (await found(config))["transactions"].sentence
+    router = Router(config.kafka.topic_prefix, config.kafka.topics)
+    async with kafka.admin_client(config.kafka) as admin:
+        await kafka.ensure_topics(admin, config.kafka, router.topics)
+    seen = await found(config)
+    assert seen["topics"].sentence == "all there"
+    assert seen["transactions"].passed
+    assert "can start and carry an offset (" in seen["transactions"].sentence
 
 
 async def test_kafka_that_is_away_is_named(look: Callable[..., settings.Settings]) -> None:

@@ -21,6 +21,7 @@ from relay.seeding import Seeding
 from relay.settings import Claims as Settings
 from relay.settings import OnOutage
 from tests.fakes import event, free_port, journal_at, until
+from tests.kafka_security import secure_listeners
 from tests.redis_server import RedisServer, redis_server
 
 WINDOW = 86_400
@@ -246,6 +247,21 @@ async def test_wrong_password_is_refused_and_not_shown(tmp_path: Path) -> None:
         right = claims(server.url.replace("//", "//:right@"))
         assert frozenset() == await right.claim([stored("a")], "journal-1")
         await right.close()
+
+
+async def test_certificate_is_checked(tmp_path: Path) -> None:
+    """A server that nobody vouches for is not talked to."""
+    security = secure_listeners(tmp_path)
+    pem, port = str(tmp_path / "server.pem"), free_port()
+    files = ("--tls-cert-file", pem, "--tls-key-file", pem, "--tls-ca-cert-file", pem)
+    listener = ("--tls-port", str(port), "--tls-auth-clients", "no", *files)
+    url = f"rediss://127.0.0.1:{port}"
+    with redis_server(tmp_path, *listener):
+        trusting = claims(url, ca_file=security.ca_file)
+        assert frozenset() == await trusting.claim([stored("a")], "journal-1")
+        await trusting.close()
+        with pytest.raises(ClaimsUnavailableError, match="not available"):
+            await claims(url).claim([stored("a")], "journal-2")
 
 
 async def test_old_server_is_refused(server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,8 +15,10 @@ from typing import Self
 
 import pytest
 from rich.console import Console
+from typer.testing import CliRunner
 
 from relay import dev
+from relay.cli import app as command
 from relay.dev import DevOptions
 from relay.devview import Board, Places
 from relay.errors import KafkaUnavailableError, SettingsError
@@ -82,6 +84,20 @@ async def test_taken_ports_are_no_obstacle(capsys: pytest.CaptureFixture[str]) -
                 continue  # somebody else holds it already, which will do
         assert await dev.run(FAST) == 0
     assert ":8080/" not in capsys.readouterr().out
+
+
+def test_half_of_the_events_may_come_over_the_long_connection() -> None:
+    """By the command, as a user runs it."""
+    options = ("--rate", "100", "--seed", "1", "--duration", "1", "--hostile", "0")
+    done = CliRunner().invoke(command, ["dev", "--long-connection", *options])
+    assert done.exit_code == 0, done.output
+    assert "acknowledged 200" in done.output
+    assert "200 OK" in done.output
+    *_, (received, published, duplicate) = ACCOUNT.findall(done.output)
+    assert int(received) == int(published) + int(duplicate) > 20
+    assert f"consumer {published}" in done.output
+    assert "TWICE" not in done.output
+    assert "UNEXPECTED" not in done.output
 
 
 async def test_a_signal_ends_it(capsys: pytest.CaptureFixture[str]) -> None:

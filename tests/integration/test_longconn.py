@@ -149,6 +149,32 @@ async def test_ack_waits_for_the_disk(tmp_path: Path, feishu: Gateway) -> None:
         assert await place.acknowledged(2) == {"fast": 200, "slow": 200}
 
 
+async def test_no_more_is_read_than_may_wait(
+    tmp_path: Path, feishu: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rest waits with Feishu, and comes when there is room."""
+    monkeypatch.setattr(longconn, "MAX_IN_FLIGHT", 2)
+    commit = asyncio.Event()
+    waiting, most = 0, 0
+
+    async def accept(raw: RawCallback) -> Outcome | Challenge:
+        nonlocal waiting, most
+        waiting += 1
+        most = max(most, waiting)
+        await commit.wait()
+        waiting -= 1
+        return Outcome.ACCEPTED
+
+    async with connecting(tmp_path, feishu, accept) as place:
+        await place.connected()
+        for number in range(10):
+            await feishu.push(event(f"e-{number}"))
+        await until(lambda: most == 2)
+        commit.set()
+        assert set((await place.acknowledged(10)).values()) == {200}
+    assert most == 2
+
+
 async def test_500_at_once_are_acknowledged_within_3_s(place: Place) -> None:
     began = time.monotonic()
     for number in range(500):
@@ -294,9 +320,13 @@ async def test_hostile_frame_is_ignored_and_counted(name: str, place: Place) -> 
 
 
 async def test_text_message_is_ignored_and_counted(place: Place) -> None:
-    await place.feishu.sockets[-1].send_str("hello")
-    await still_works(place)
-    assert place.metric("relay_long_connection_ignored_total", reason="text") == 1
+    """Each of them; one line in the log says so."""
+    with capture_logs() as logs:
+        for _ in range(3):
+            await place.feishu.sockets[-1].send_str("hello")
+        await still_works(place)
+    assert place.metric("relay_long_connection_ignored_total", reason="text") == 3
+    assert [one["reason"] for one in logs if one["event"] == "long_connection_ignored"] == ["text"]
 
 
 async def test_parts_that_disagree_are_ignored(place: Place) -> None:
@@ -448,6 +478,68 @@ async def test_refused_handshake_says_why(
         assert text in errors
 
 
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        ("ws://127.0.0.1:{port}/", "the long connection's server cannot be reached: "),
+        ("ws://[", "the long connection's server cannot be reached: InvalidUrlClientError"),
+    ],
+)
+async def test_address_that_leads_nowhere_is_tried_again(
+    address: str, said: str, tmp_path: Path, feishu: Gateway
+) -> None:
+    url = address.format(port=fakes.free_port())
+    feishu.refusals.append({"code": 0, "data": {"URL": url}})
+    with capture_logs() as logs:
+        async with connecting(tmp_path, feishu) as place:
+            await place.connected()
+            assert place.metric("relay_long_connection_reconnects_total", reason="unreachable") == 1
+    (line,) = [one for one in logs if one["event"] == "long_connection_unreachable"]
+    assert line["error"].startswith(said)
+    assert url not in line["error"]
+
+
+@asynccontextmanager
+async def silent() -> AsyncIterator[int]:
+    """Take connections at a port, and say nothing."""
+
+    async def never(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        writer.close()
+
+    server = await asyncio.start_server(never, "127.0.0.1", 0)
+    try:
+        yield server.sockets[0].getsockname()[1]
+    finally:
+        server.close()
+        await server.wait_closed()
+
+
+async def test_handshake_that_hangs_is_given_up(
+    tmp_path: Path, feishu: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(longconn, "HANDSHAKE_TIMEOUT", 0.1)
+    with capture_logs() as logs:
+        async with silent() as port:
+            feishu.refusals.append({"code": 0, "data": {"URL": f"ws://127.0.0.1:{port}/"}})
+            async with connecting(tmp_path, feishu) as place:
+                await place.connected()
+    (line,) = [one for one in logs if one["event"] == "long_connection_unreachable"]
+    assert line["error"] == "the long connection's server does not answer"
+
+
+async def test_fault_that_nobody_foresaw_is_tried_again(tmp_path: Path, feishu: Gateway) -> None:
+    """An answer nested deeper than Python reads."""
+    feishu.texts.append("[" * 200_000)
+    with capture_logs() as logs:
+        async with connecting(tmp_path, feishu) as place:
+            await place.connected()
+            name = "relay_long_connection_reconnects_total"
+            assert place.metric(name, reason="internal_error") == 1
+    (line,) = [one for one in logs if one["event"] == "long_connection_failed"]
+    assert line["error"] == "RecursionError"
+
+
 async def test_feishu_away_at_start_is_tried_until_it_is_there(tmp_path: Path) -> None:
     """Nothing listens; whoever waits for it is not disturbed."""
     place = Gateway(url=f"http://127.0.0.1:{fakes.free_port()}")
@@ -459,18 +551,46 @@ async def test_feishu_away_at_start_is_tried_until_it_is_there(tmp_path: Path) -
 
 
 async def test_stop_during_a_call_that_hangs_is_quick(tmp_path: Path) -> None:
-    async def never(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.read()
-        writer.close()
+    async with silent() as port:
+        began = time.monotonic()
+        async with connecting(tmp_path, Gateway(url=f"http://127.0.0.1:{port}")):
+            await asyncio.sleep(0.1)
+        assert time.monotonic() - began < 3
 
-    server = await asyncio.start_server(never, "127.0.0.1", 0)
-    port = server.sockets[0].getsockname()[1]
-    began = time.monotonic()
-    async with connecting(tmp_path, Gateway(url=f"http://127.0.0.1:{port}")):
-        await asyncio.sleep(0.1)
-    assert time.monotonic() - began < 3
-    server.close()
-    await server.wait_closed()
+
+async def test_stop_between_two_attempts_is_quick(tmp_path: Path, feishu: Gateway) -> None:
+    """However long the wait is."""
+    feishu.refusals.append({"code": 514, "msg": "no"})
+    with capture_logs() as logs:
+        async with connecting(tmp_path, feishu) as place:
+            await until(lambda: "long_connection_refused" in [one["event"] for one in logs])
+            began = time.monotonic()
+        assert time.monotonic() - began < 3
+    assert place.metric("relay_long_connection_reconnects_total", reason="refused") == 0
+    assert len(feishu.calls) == 1
+
+
+async def test_connection_ends_with_its_task(feishu: Gateway) -> None:
+    """Nobody said stop: whoever cancels it wants no other connection."""
+
+    async def accept(raw: RawCallback) -> Outcome | Challenge:
+        raise AssertionError
+
+    metrics = Metrics()
+    connection = LongConnection(NAME, (APP_ID, APP_SECRET), feishu.url, accept, metrics)
+    running = asyncio.create_task(connection.run())
+
+    def up() -> float | None:
+        return metrics.registry.get_sample_value("relay_long_connection_up", {"app": NAME})
+
+    await until(lambda: up() == 1)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert up() == 0
+    await until(lambda: len(feishu.closed_with) == 1)
+    await asyncio.wait_for(connection.stop(), 1)
+    assert len(feishu.calls) == 1
 
 
 async def test_stop_acknowledges_what_is_under_way_and_closes(

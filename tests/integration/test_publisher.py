@@ -3,6 +3,7 @@
 import asyncio
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from relay.events import Outcome, Record
 from relay.publisher import AtLeastOncePublisher, ExactlyOncePublisher, Publisher
 from relay.settings import Kafka
 from tests.conftest import need_kafka
-from tests.fakes import MemoryKafka, MemoryPublisher
+from tests.fakes import MemoryKafka, MemoryPublisher, until
 from tests.kafka_security import PASSWORD, USERNAME, Security, secure_listeners
 from tests.kafka_server import AUTHORIZER, Broker, KafkaServer
 
@@ -510,6 +511,52 @@ async def test_broker_that_is_away_is_transient() -> None:
     publisher = ExactlyOncePublisher(options("127.0.0.1:1", "x.", timeout=1), ["x.a"])
     with pytest.raises(KafkaUnavailableError, match="Kafka is not available"):
         await publisher.open("j")
+    await publisher.close()
+
+
+async def test_broker_that_hangs_up_after_its_greeting_is_transient(embedded_kafka: str) -> None:
+    """As a load balancer before brokers that are away: no password is wrong."""
+    ended: list[asyncio.StreamWriter] = []
+
+    async def greet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        host, _, port = embedded_kafka.rpartition(":")
+        theirs, ours = await asyncio.open_connection(host, int(port))
+        for source, target in ((reader, ours), (theirs, writer)):
+            size = await source.readexactly(4)
+            target.write(size + await source.readexactly(int.from_bytes(size, "big")))
+        await reader.read(1)
+        for connection in (ours, writer):
+            connection.close()
+            with suppress(OSError):
+                await connection.wait_closed()
+        ended.append(writer)
+
+    server = await asyncio.start_server(greet, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    publisher = ExactlyOncePublisher(options(f"127.0.0.1:{port}", "x.", timeout=5), ["x.a"])
+    with pytest.raises(KafkaUnavailableError, match="Kafka is not available"):
+        await publisher.open("j")
+    await publisher.close()
+    await until(lambda: len(ended) == 2)
+    server.close()
+    await server.wait_closed()
+
+
+async def test_coordinator_that_does_not_tell_is_no_zero(
+    embedded_kafka: str, topic_prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The client leaves the partition out where the group's answer is an error."""
+
+    async def nothing(*_: object, **__: object) -> dict[TopicPartition, object]:
+        return {}
+
+    publisher = ExactlyOncePublisher(options(embedded_kafka, topic_prefix), [f"{topic_prefix}a"])
+    with monkeypatch.context() as patched:
+        patched.setattr(AIOKafkaAdminClient, "list_consumer_group_offsets", nothing)
+        with pytest.raises(KafkaUnavailableError, match="coordinator did not answer"):
+            await publisher.open("j")
+    await publisher.close()
+    assert await opened(publisher, "j") == 0
     await publisher.close()
 
 

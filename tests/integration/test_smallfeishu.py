@@ -4,6 +4,7 @@ import asyncio
 import json
 from base64 import b64encode
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import aiohttp
 import pytest
 from typer.testing import CliRunner
 
+from relay import frames, gateway
 from relay.cli import app as command
 from relay.errors import FeishuRefusedError, FeishuUnavailableError, RejectedError, RejectReason
 from relay.events import Challenge, Outcome, RawCallback
@@ -21,7 +23,8 @@ from relay.metrics import Metrics
 from relay.simulation import sentence
 from relay.simulator import Answer, Kind, Simulator, SimulatorOptions, Summary
 from relay.smallfeishu import Fate, Report, SmallFeishu, climb
-from tests.fakes import payload, until
+from tests.fakes import event, journal_at, payload, until
+from tests.gateway import data
 
 OPTIONS = GatewayOptions(app_id="cli_a", app_secret="secret-a", seed=1)
 
@@ -165,6 +168,78 @@ async def test_address_can_be_used_once(feishu: SmallFeishu) -> None:
     assert refused.value.headers["Handshake-Status"] == "514"
 
 
+async def test_app_may_have_so_many_clients_and_no_more(
+    feishu: SmallFeishu, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gateway, "MOST_CLIENTS", 1)
+    async with aiohttp.ClientSession() as session:
+        api = Feishu(session, feishu.url)
+        with pytest.raises(FeishuUnavailableError, match="too many connections of this app"):
+            await api.endpoint(OPTIONS.app_id, OPTIONS.app_secret)
+    assert feishu.gateway.clients == 1
+
+
+async def test_client_that_is_cut_off_comes_back(feishu: SmallFeishu, client: Client) -> None:
+    """Without a word, as by a broken network; where nobody is online, nobody can be."""
+    await feishu.gateway.drop(clean=False)
+    await until(lambda: feishu.gateway.clients == 0)
+    await feishu.gateway.drop()
+    await until(lambda: feishu.gateway.clients == 1)
+    assert await feishu.push(payload("e-1"), "m-1") is Fate.DELIVERED
+
+
+@asynccontextmanager
+async def connected(feishu: SmallFeishu) -> AsyncIterator[aiohttp.ClientWebSocketResponse]:
+    """Be a client that does what a test wants, by hand."""
+    async with aiohttp.ClientSession() as session:
+        api = Feishu(session, feishu.url)
+        endpoint = await api.endpoint(OPTIONS.app_id, OPTIONS.app_secret)
+        async with session.ws_connect(endpoint.url) as socket:
+            await until(lambda: feishu.gateway.clients == 1)
+            yield socket
+
+
+async def acknowledge(socket: aiohttp.ClientWebSocketResponse, answer: bytes) -> None:
+    """Take an event and answer with a payload."""
+    frame = frames.read(await socket.receive_bytes())
+    frame.payload = answer
+    await socket.send_bytes(frame.SerializeToString())
+
+
+async def test_nonsense_of_a_client_is_passed_over(feishu: SmallFeishu) -> None:
+    """Text, garbage, a control frame of no known kind, an answer that nobody waits for."""
+    async with connected(feishu) as socket:
+        await socket.send_str("hello")
+        await socket.send_bytes(b"\xff\xff\xff\xff")
+        await socket.send_bytes(frames.control("goodbye", 1))
+        await socket.send_bytes(data(b'{"code":200}', "m-0").SerializeToString())
+        await socket.send_bytes(frames.control("ping", 1))
+        pong = frames.read(await socket.receive_bytes())
+        assert frames.headers(pong)["type"] == "pong"
+        assert feishu.gateway.pings == 1
+        delivering = asyncio.create_task(feishu.gateway.deliver(b"{}", "m-1"))
+        await acknowledge(socket, b'{"code":200}')
+        assert await delivering == 200
+
+
+@pytest.mark.parametrize("answer", [b"", b"200", b"{", b'{"code":"200"}', b"[]"])
+async def test_answer_that_cannot_be_read_is_none(feishu: SmallFeishu, answer: bytes) -> None:
+    async with connected(feishu) as socket:
+        delivering = asyncio.create_task(feishu.gateway.deliver(b"{}", "m-1"))
+        await acknowledge(socket, answer)
+        assert await delivering == 0
+
+
+async def test_answer_counts_although_its_client_leaves(feishu: SmallFeishu) -> None:
+    """It came first, if only by a moment."""
+    async with connected(feishu) as socket:
+        delivering = asyncio.create_task(feishu.gateway.deliver(b"{}", "m-1"))
+        await acknowledge(socket, b'{"code":200}')
+        await socket.close()
+        assert await delivering == 200
+    await until(lambda: feishu.gateway.clients == 0)
+
+
 async def test_simulator_sends_over_the_long_connection(feishu: SmallFeishu) -> None:
     """Events and repeats are acknowledged, what is no event is not."""
     client = Client(feishu)
@@ -231,6 +306,7 @@ async def test_api_tells_of_the_same_tickets(feishu: SmallFeishu) -> None:
     one = await call(feishu, f"{base}/{first['ticket_id']}", token)
     assert one["data"]["ticket"] == first
     assert (await call(feishu, f"{base}/0", token))["code"] == 154001
+    assert (await call(feishu, f"{base}/0/messages", token))["code"] == 154001
     assert (await call(feishu, base, "t-wrong"))["code"] == 99991663
     codes = [(await call(feishu, base, token))["code"] for _ in range(12)]
     assert 99991400 in codes
@@ -255,12 +331,31 @@ async def test_subscription_decides_what_is_sent(feishu: SmallFeishu, client: Cl
         assert types == {wanted}
         await api.subscribe(desk, [wanted], subscribe=False)
         assert feishu.api.subscribed == set()
-        with pytest.raises(FeishuRefusedError, match="155000"):
-            await api.subscribe(desk, [])
+        for subscribe in (True, False):
+            with pytest.raises(FeishuRefusedError, match="155000"):
+                await api.subscribe(desk, [], subscribe=subscribe)
         wrong = HelpDesk(tenant_token=token, helpdesk_id="1", helpdesk_token="tok-secret")
         with pytest.raises(FeishuRefusedError, match=r"helpdesk_token is wrong.*154003") as refused:
             await api.subscribe(wrong, [wanted])
         assert "tok-secret" not in str(refused.value)
+
+
+@pytest.mark.parametrize("events", ["[]", "null", '["x"]', '[{"type": "x"}]', "7", "{"])
+async def test_subscription_that_cannot_be_read_changes_nothing(
+    feishu: SmallFeishu, events: str
+) -> None:
+    async with aiohttp.ClientSession() as session:
+        token = await Feishu(session, feishu.url).tenant_token(OPTIONS.app_id, OPTIONS.app_secret)
+        desk = HelpDesk(
+            tenant_token=token,
+            helpdesk_id=feishu.desk.helpdesk_id,
+            helpdesk_token=feishu.desk.helpdesk_token,
+        )
+        url = f"{feishu.url}/open-apis/helpdesk/v1/events/subscribe"
+        body = f'{{"events": {events}}}'
+        async with session.post(url, data=body, headers=desk.headers()) as answer:
+            assert (await answer.json())["code"] == 155000
+    assert feishu.api.subscribed is None
 
 
 async def test_wrong_credentials_are_named(feishu: SmallFeishu) -> None:
@@ -317,6 +412,7 @@ async def test_subscribe_commands(
     assert code == 0
     assert "helpdesk.ticket.created_v1" in said
     assert "never" in said
+    assert "nothing is known of earlier events" in said
     assert "no app 'nobody'" in (await run("subscribe", "--app", "nobody"))[1]
     monkeypatch.setenv("RELAY_APPS__DEFAULT__APP_SECRET", "wrong-secret")
     code, said = await run("subscribe")
@@ -327,10 +423,30 @@ async def test_subscribe_commands(
     assert "needs apps.default.helpdesk_token" in (await run("subscribe"))[1]
 
 
-async def test_check_tries_the_credentials(
-    environment: dict[str, str], feishu: SmallFeishu, client: Client
+async def test_subscriptions_tell_when_an_event_last_came(
+    environment: dict[str, str], tmp_path: Path
 ) -> None:
-    """And says who else is online."""
+    """Of the app that was asked for, by type; also of types that nobody subscribed to."""
+    async with journal_at(tmp_path / "journal.db") as journal:
+        for n, at in enumerate((1_767_323_045_678, 1_767_323_099_000)):
+            await journal.add(event(f"e-{n}", received_at=at))
+        await journal.add(event("e-2", app="other", received_at=1_767_999_999_999))
+    code, said = await run("subscriptions")
+    assert code == 0
+    times = dict(line.split(None, 1) for line in said.splitlines() if line.startswith("helpdesk."))
+    assert times.pop("helpdesk.ticket_message.created_v1").strip() == "2026-01-02T03:04:59.000Z"
+    assert {time.strip() for time in times.values()} == {"never, within the dedupe window"}
+    assert "nothing is known" not in said
+
+
+async def test_check_tries_the_credentials(
+    environment: dict[str, str], feishu: SmallFeishu, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And says who else is online, where that matters."""
+    _, said = await run("check")
+    assert "cli_a: the credentials work; no client is online" in said
+    client = Client(feishu)
+    await until(lambda: feishu.gateway.clients == 1)
     _, said = await run("check")
     assert "cli_a: the credentials work; 1 client is online" in said
     other = Client(feishu)
@@ -338,3 +454,7 @@ async def test_check_tries_the_credentials(
     _, said = await run("check")
     assert "2 clients are online: each takes a share" in said
     await other.stop()
+    await client.stop()
+    monkeypatch.setenv("RELAY_APPS__DEFAULT__LONG_CONNECTION", "false")
+    monkeypatch.setenv("RELAY_APPS__DEFAULT__VERIFICATION_TOKEN", "t")
+    assert "cli_a: the credentials work\n" in (await run("check"))[1]

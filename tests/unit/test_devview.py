@@ -2,10 +2,11 @@
 
 import errno
 import io
+from dataclasses import replace
 
 from rich.console import Console
 
-from relay.devview import Board, Lines, Places, Screen, _Frame
+from relay.devview import Board, Lines, Places, Screen, _Frame, render_answer
 from relay.metrics import Account
 from relay.simulator import EXPECTED, NO_ANSWER, Answer, Kind
 from relay.tail import Seen
@@ -107,6 +108,15 @@ def test_what_must_not_happen_stands_out() -> None:
     board.seen(record())
     board.answered(answer(Kind.EVENT, NO_ANSWER, "connection refused"))
     assert "TWICE 1 · UNEXPECTED 1" in board.figures_line().plain
+
+
+def test_a_pushed_event_is_acknowledged_not_answered() -> None:
+    """It came over the long connection; what no ack came for says so."""
+    taken = replace(answer(Kind.EVENT, 200), pushed=True)
+    assert "acknowledged 200" in render_answer(0, taken, 120).plain
+    assert "200 OK" in render_answer(0, replace(taken, pushed=False), 120).plain
+    lost = replace(taken, status=NO_ANSWER, problem="not acknowledged")
+    assert "not acknowledged, must be 200" in render_answer(0, lost, 120).plain
 
 
 def test_a_record_without_an_id_is_no_repeat() -> None:

@@ -8,6 +8,7 @@ from contextlib import closing
 from functools import partial
 from pathlib import Path
 
+import orjson
 import pytest
 
 from relay import handover, journalfile, journalview
@@ -140,6 +141,31 @@ def test_file_that_is_not_whole_is_refused(cut: int, old: Path, new: Path, tmp_p
     with pytest.raises(HandoverError, match="not whole"):
         handover.read(file, new)
     assert not new.exists()
+
+
+@pytest.mark.parametrize("field", ["app", "event_id", "received_at", "origin"])
+def test_event_that_lacks_something_is_refused(
+    field: str, old: Path, new: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "events"
+    handover.write(old, file)
+    header, first, *rest = file.read_bytes().splitlines(keepends=True)
+    event = orjson.loads(first)
+    del event[field]
+    file.write_bytes(b"".join((header, orjson.dumps(event), b"\n", *rest)))
+    with pytest.raises(HandoverError, match=f"an event lacks {field}"):
+        handover.read(file, new)
+    assert not new.exists()
+
+
+def test_draft_of_another_journal_is_written_anew(old: Path, new: Path, tmp_path: Path) -> None:
+    """Whole as it is, it tells nothing of this one."""
+    other = tmp_path / "other.db"
+    asyncio.run(fill(other, "x", "y", "z"))
+    handover.write(other, tmp_path / "events.part")
+    assert handover.write(old, tmp_path / "events") == 2
+    assert handover.read(tmp_path / "events", new).added == 2
+    assert [name for name, *_ in endings(new)] == ["a", "b"]
 
 
 @pytest.mark.parametrize(

@@ -707,6 +707,25 @@ async def test_locked_file_is_refused_and_heals(
         assert await journal.add(event("a")) is Outcome.ACCEPTED
 
 
+async def test_clean_up_that_fails_is_made_up_for(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It costs no event, and is done when the file can be written again."""
+    monkeypatch.setattr(journalfile, "BUSY_TIMEOUT", 0.01)
+    monkeypatch.setattr(journalwriter, "TIDY_INTERVAL", 3600)
+    async with journal_at(path) as journal:
+        await journal.add(event("old"))
+        await settle_all(journal, at=1)
+        with write_lock(path):
+            monkeypatch.setattr(journalwriter, "TIDY_INTERVAL", 0.01)
+            assert await refusal(journal, "a") is RejectReason.JOURNAL_UNAVAILABLE
+            tidied = journal._writer._tidied_at
+            await until(lambda: journal._writer._tidied_at > tidied)
+            assert left(path) == ["old"]
+        await until(lambda: left(path) == [])
+        assert await journal.add(event("a")) is Outcome.ACCEPTED
+
+
 async def test_fault_in_one_job_undoes_its_commit_only(path: Path) -> None:
     """The writer's thread outlives it."""
 
@@ -795,6 +814,22 @@ async def test_account_balances_whatever_happens(path: Path) -> None:
             settled = account.published + account.duplicate + account.dead_letter
             assert account.received == settled + account.pending
             assert len(await ids(journal)) == account.pending
+
+
+async def test_what_is_too_much_for_memory_comes_from_the_file(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the same order, and within the same bounds."""
+    monkeypatch.setattr(backlog, "MAX_BYTES", 400)
+    async with journal_at(path) as journal:
+        assert await journal.pending(1, 1) == []
+        for n in range(4):
+            await journal.add(event(f"e-{n}", b"x" * 100))
+        assert len(journal._backlog) == 4
+        assert [one.event_id for one in await journal.pending(9, 150)] == ["e-0", "e-1"]
+        await journal.add(event("e-4", b"x"))
+        assert len(journal._backlog) == 0
+        assert await ids(journal) == [f"e-{n}" for n in range(5)]
 
 
 @pytest.mark.parametrize("seed", range(8))

@@ -137,6 +137,26 @@ def test_sasl_needs_a_user(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [expected] == mistakes(monkeypatch, {"RELAY_KAFKA__SECURITY_PROTOCOL": "SASL_SSL"})
 
 
+@pytest.mark.parametrize("given", ["APP_ID", "APP_SECRET"])
+def test_long_connection_needs_id_and_secret(given: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = (
+        "apps.default (RELAY_APPS__DEFAULT): long_connection needs an app_id and an app_secret"
+    )
+    changes: dict[str, str | None] = {
+        "RELAY_APPS__DEFAULT__LONG_CONNECTION": "true",
+        f"RELAY_APPS__DEFAULT__{given}": "x",
+    }
+    assert [expected] == mistakes(monkeypatch, changes)
+
+
+def test_journal_of_another_replica_changes_the_path_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = load(monkeypatch, {"RELAY_JOURNAL__MAX_BYTES": "1 GiB"})
+    assert found.at(None) is found
+    moved = found.at(Path("/lost/journal.db"))
+    assert (moved.journal.path, moved.journal.max_bytes) == (Path("/lost/journal.db"), 2**30)
+    assert moved.kafka == found.kafka
+
+
 @pytest.mark.parametrize(
     "name",
     [
