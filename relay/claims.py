@@ -96,13 +96,13 @@ class Claims:
         """What was claimed has come to its end, and is never to be released."""
         self._fresh.clear()
 
-    async def release(self, owner: str, settled_below: int) -> None:
-        """Let go of what is newly claimed and not published: nobody publishes it under this name.
+    async def release(self, owner: str, first_seq: int) -> None:
+        """Let go of what is newly claimed and not published, from `first_seq` on.
 
-        `settled_below` is the seq below which events are published. Tries for RELEASE_PATIENCE
-        seconds, as what stays claimed is left to nobody; then raises as `claim` does.
+        Nobody publishes it under this name. Tries for RELEASE_PATIENCE seconds, as what stays
+        claimed is left to nobody; then raises as `claim` does.
         """
-        keys = [key for key, seq in self._fresh.items() if seq >= settled_below]
+        keys = [key for key, seq in self._fresh.items() if seq >= first_seq]
         deadline = time.monotonic() + RELEASE_PATIENCE
         while True:
             try:

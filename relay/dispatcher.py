@@ -126,7 +126,7 @@ class Dispatcher:
                 await self._dispatch()
         except FencedError as error:
             with suppress(RejectedError):
-                await self._let_go(error.settled_below or 0)
+                await self._let_go(error.own_from or 0)
             # Who took over keeps the name: what is pending here goes out under another one, when
             # this journal is run or drained again.
             with suppress(RejectedError):
@@ -136,18 +136,18 @@ class Dispatcher:
             self._metrics.kafka_up.set(0)
             await self._publisher.close()
 
-    async def _let_go(self, settled_below: int) -> None:
-        """Part from a name that is another's now: what is in Kafka under it is not ours to publish.
+    async def _let_go(self, own_from: int) -> None:
+        """Part from a name that is another's now, and keep what is ours alone: from that seq on.
 
-        `settled_below` is 0 if nobody knows: better an event twice than none.
+        `own_from` is 0 if nobody knows: better an event twice than none.
         """
-        if self._claims is None:
-            await self._settle_below(settled_below)
-            return
-        try:
-            await self._claims.release(self._journal.id, settled_below)
-        except ClaimsError as error:
-            log.warning("claims_not_released", error=str(error))
+        if self._claims:
+            try:
+                await self._claims.release(self._journal.id, own_from)
+            except ClaimsError as error:
+                log.warning("claims_not_released", error=str(error))
+        while batch := [event for event in await self._pending() if event.seq < own_from]:
+            await self._settle(batch, [_lost(event) for event in batch])
 
     async def _hold(self, event: str, error: Exception) -> None:
         """Wait before the next attempt, longer each time; the events wait in the journal."""
@@ -157,7 +157,7 @@ class Dispatcher:
 
     async def _recover(self) -> None:
         """Open the publisher and settle what Kafka already has."""
-        offset = await self._publisher.open(self._journal.id)
+        offset = await self._publisher.open(self._journal.id, self._known_seq)
         self._heard_at = time.monotonic()
         if offset is None:
             return

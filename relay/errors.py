@@ -179,10 +179,11 @@ class ClaimsRefusedError(ClaimsError):
 class FencedError(RelayError):
     """Another process publishes under this journal's identity; this one must end."""
 
-    def __init__(self, message: str, settled_below: int | None = None) -> None:
+    def __init__(self, message: str, own_from: int | None = None) -> None:
         super().__init__(message)
-        #: The seq below which this process's events are in Kafka; None if nobody knows.
-        self.settled_below = settled_below
+        #: The seq from which on this process's events are its alone: the earlier ones are in Kafka,
+        #: or in the successor's journal too. None if nobody knows.
+        self.own_from = own_from
 
 
 class BrokerError(RelayError):

@@ -37,8 +37,11 @@ TENURES = 32
 class Publisher(Protocol):
     """What the dispatcher needs; after an error it calls `close`, then `open`."""
 
-    async def open(self, journal_id: str) -> int | None:
-        """Connect; give the offset below which Kafka has this journal, None if it does not know."""
+    async def open(self, journal_id: str, known_seq: int = 0) -> int | None:
+        """Connect; give the offset below which Kafka has this journal, None if it does not know.
+
+        `known_seq` is the last seq that was in the journal's file when it was opened.
+        """
 
     async def confirm(self, settled_seq: int) -> None:
         """Raise FencedError if another process has opened this journal; changes nothing."""
@@ -164,31 +167,29 @@ class _Session:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Place:
-    """A journal's offset, whose it is, and where the processes before that one had come to."""
+    """A journal's offset, whose it is, and what the processes before that one had to themselves."""
 
     offset: int
     #: Signature of the process that has opened the journal last; empty if there is no offset.
     owner: str
-    #: By signature, the latest first.
-    ends: Mapping[str, int]
+    #: From which seq on, by signature, the latest first.
+    own_from: Mapping[str, int]
 
     @classmethod
     def parse(cls, offset: int, metadata: str) -> Self:
         """Read what `metadata_after` has written."""
         owner, *tenures = metadata.split() or [""]
-        ends = (tenure.partition("@") for tenure in tenures)
-        return cls(
-            offset=max(offset, 0), owner=owner, ends={name: int(end) for name, _, end in ends}
-        )
+        parts = (tenure.partition("@") for tenure in tenures)
+        own_from = {name: int(seq) for name, _, seq in parts}
+        return cls(offset=max(offset, 0), owner=owner, own_from=own_from)
 
-    def metadata_after(self, signature: str) -> str:
-        """Sign for a process that goes on from here."""
-        ends = dict(self.ends)
+    def metadata_after(self, signature: str, known_seq: int) -> str:
+        """Sign for a process that goes on from here, with a file that ends at `known_seq`."""
+        own_from = dict(self.own_from)
         if self.owner not in {"", signature}:
-            ends = {self.owner: self.offset, **ends}
-        return " ".join(
-            [signature, *(f"{name}@{end}" for name, end in ends.items())][: TENURES + 1]
-        )
+            own_from = {self.owner: max(self.offset, known_seq + 1), **own_from}
+        tenures = [f"{name}@{seq}" for name, seq in own_from.items()]
+        return " ".join([signature, *tenures[:TENURES]])
 
 
 class ExactlyOncePublisher(_Session):
@@ -203,7 +204,7 @@ class ExactlyOncePublisher(_Session):
         #: The group of the journal that this process has opened, and whose signature it found.
         self._group = self._predecessor = ""
 
-    async def open(self, journal_id: str) -> int:
+    async def open(self, journal_id: str, known_seq: int = 0) -> int:
         """Fence and finish what an earlier process left, then read back how far it came.
 
         The order matters: the offset is final only after the producer has its new epoch. But who
@@ -220,7 +221,7 @@ class ExactlyOncePublisher(_Session):
                 await self._find_successor()
             place = await self._read_back(group)
             self._group, self._predecessor = group, place.owner
-            self._metadata = place.metadata_after(self._signature)
+            self._metadata = place.metadata_after(self._signature, known_seq)
             await self._sign(place.offset)
         return place.offset
 
@@ -229,7 +230,7 @@ class ExactlyOncePublisher(_Session):
         place = await self._read_back(self._group)
         if place.owner not in {self._signature, self._predecessor, ""}:
             message = "another process publishes under this journal's id; only one may"
-            raise FencedError(message, place.ends.get(self._signature))
+            raise FencedError(message, place.own_from.get(self._signature))
 
     async def _read_back(self, group: str) -> _Place:
         """Give the group's offset, 0 where there is none, and who has signed it."""
@@ -283,9 +284,9 @@ class ExactlyOncePublisher(_Session):
 class AtLeastOncePublisher(_Session):
     """No transactions: less latency, and a repeat after a crash between Kafka and the journal."""
 
-    async def open(self, journal_id: str) -> None:
+    async def open(self, journal_id: str, known_seq: int = 0) -> None:
         """Connect; Kafka knows nothing of how far the journal came."""
-        del journal_id
+        del journal_id, known_seq
         async with kafka.translated(), asyncio.timeout(self._settings.timeout):
             await self._start(None)
 

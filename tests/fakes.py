@@ -93,8 +93,8 @@ class MemoryKafka:
     epochs: defaultdict[str, int] = field(default_factory=lambda: defaultdict(int))
     #: Who has opened a journal last.
     owners: dict[str, object] = field(default_factory=dict)
-    #: How far those who were replaced had come.
-    ends: dict[object, int] = field(default_factory=dict)
+    #: From which seq on the events of those who were replaced were theirs alone.
+    own_from: dict[object, int] = field(default_factory=dict)
     #: A record with a larger value is refused.
     max_bytes: int = 2**20
     #: What the next calls of `open` and `publish` meet, in order; None is success.
@@ -103,16 +103,16 @@ class MemoryKafka:
     #: Raised although the transaction is committed: the answer was lost.
     after_commit: list[Exception | None] = field(default_factory=list)
 
-    def replace(self, journal_id: str) -> None:
-        """Be opened by a successor on a copy of the journal."""
+    def replace(self, journal_id: str, known_seq: int = 0) -> None:
+        """Be opened by a successor on a copy of the journal that ends at `known_seq`."""
         self.epochs[journal_id] += 1
-        self.own(journal_id, object())
+        self.own(journal_id, object(), known_seq)
 
-    def own(self, journal_id: str, owner: object) -> None:
-        """Note who has opened a journal, and where that ends the time of another."""
+    def own(self, journal_id: str, owner: object, known_seq: int) -> None:
+        """Note who has opened a journal, and what that leaves to another."""
         before = self.owners.get(journal_id)
         if before not in {None, owner}:
-            self.ends[before] = self.offsets.get(journal_id, 0)
+            self.own_from[before] = max(self.offsets.get(journal_id, 0), known_seq + 1)
         self.owners[journal_id] = owner
 
     @property
@@ -130,13 +130,13 @@ class MemoryPublisher:
         self._opened_id: str | None = None
         self._epoch = 0
 
-    async def open(self, journal_id: str) -> int:
+    async def open(self, journal_id: str, known_seq: int = 0) -> int:
         """Fence an earlier publisher of this journal and give its offset."""
         _meet(self._kafka.on_open)
         owner = self._kafka.owners.get(journal_id)
         if journal_id == self._opened_id and owner is not self:
             raise self._fenced()
-        self._kafka.own(journal_id, self)
+        self._kafka.own(journal_id, self, known_seq)
         self._id = self._opened_id = journal_id
         self._kafka.epochs[journal_id] += 1
         self._epoch = self._kafka.epochs[journal_id]
@@ -144,7 +144,7 @@ class MemoryPublisher:
 
     def _fenced(self) -> FencedError:
         message = "another process publishes under this journal's id"
-        return FencedError(message, self._kafka.ends.get(self))
+        return FencedError(message, self._kafka.own_from.get(self))
 
     async def confirm(self, settled_seq: int) -> None:
         """Fail if this publisher's epoch is over: it was replaced, or the broker lost patience."""

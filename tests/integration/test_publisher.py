@@ -175,12 +175,12 @@ async def stream(records: Sequence[Record]) -> AsyncIterator[Record]:
         yield one
 
 
-async def opened(publisher: Publisher, journal_id: str) -> int | None:
+async def opened(publisher: Publisher, journal_id: str, known_seq: int = 0) -> int | None:
     """Open as the dispatcher does: a fresh Kafka has no coordinators at first."""
     async with asyncio.timeout(30):
         while True:
             try:
-                return await publisher.open(journal_id)
+                return await publisher.open(journal_id, known_seq)
             except KafkaUnavailableError:
                 await publisher.close()
                 await asyncio.sleep(0.05)
@@ -282,7 +282,7 @@ async def test_earlier_publisher_is_fenced(place: Place) -> None:
         assert await opened(later, place.journal_id) == 2
         with pytest.raises(FencedError) as fenced:
             await publish(earlier, [record(place.topic, "k", b"zombie")], 2)
-        assert fenced.value.settled_below == 2
+        assert fenced.value.own_from == 2
         await publish(later, [record(place.topic, "k", b"2")], 2)
         assert [one.value for one in await place.see(2)] == [b"1", b"2"]
     finally:
@@ -290,22 +290,22 @@ async def test_earlier_publisher_is_fenced(place: Place) -> None:
         await later.close()
 
 
-async def test_replaced_publisher_learns_how_far_it_had_come(place: Place) -> None:
-    """Whoever has come after it, and however far those went."""
+async def test_replaced_publisher_learns_what_is_its_alone(place: Place) -> None:
+    """Not what Kafka has of it, nor what its successor's file held; whoever came after that."""
     if not place.transactions:
         pytest.skip("nothing fences without transactions")
     publishers = [place.make() for _ in range(4)]
     try:
         for number, publisher in enumerate(publishers):
-            await opened(publisher, place.journal_id)
+            await opened(publisher, place.journal_id, known_seq=20)
             await publish(publisher, [record(place.topic, "k", b"%d" % number)], 10 * number + 4)
-        ends = []
+        alone = []
         for publisher in publishers[:-1]:
             await publisher.close()
             with pytest.raises(FencedError) as fenced:
                 await opened(publisher, place.journal_id)
-            ends.append(fenced.value.settled_below)
-        assert ends == [5, 15, 25]
+            alone.append(fenced.value.own_from)
+        assert alone == [21, 21, 25]
     finally:
         for publisher in publishers:
             await publisher.close()
@@ -316,12 +316,12 @@ def test_offset_s_metadata_is_bounded() -> None:
     metadata = ""
     for number in range(200):
         found = publisher_module._Place.parse(2**62 + number, metadata)
-        metadata = found.metadata_after(uuid.uuid4().hex)
+        metadata = found.metadata_after(uuid.uuid4().hex, 0)
         assert len(metadata) < 4096
     found = publisher_module._Place.parse(7, metadata)
-    assert len(found.ends) == publisher_module.TENURES
-    assert next(iter(found.ends.values())) == 2**62 + 199
-    assert publisher_module._Place.parse(-1, "").ends == {}
+    assert len(found.own_from) == publisher_module.TENURES
+    assert next(iter(found.own_from.values())) == 2**62 + 199
+    assert publisher_module._Place.parse(-1, "").own_from == {}
 
 
 async def test_replaced_publisher_does_not_take_the_place_back(place: Place) -> None:

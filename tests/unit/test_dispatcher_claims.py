@@ -32,10 +32,10 @@ class MemoryClaims:
     async def look(self) -> None:
         """Nothing changes while nobody asks."""
 
-    async def release(self, owner: str, settled_below: int) -> None:
+    async def release(self, owner: str, first_seq: int) -> None:
         """Let go of what is newly claimed and not published."""
         for one in self.fresh:
-            if one.seq >= settled_below and self.owners.get(one.event_id) == owner:
+            if one.seq >= first_seq and self.owners.get(one.event_id) == owner:
                 del self.owners[one.event_id]
 
     def published(self) -> None:
@@ -252,6 +252,25 @@ async def test_published_claims_of_a_replaced_process_stay(tmp_path: Path) -> No
         with pytest.raises(FencedError):
             await task
     assert claims.owners == {"a": name, "b": name}
+
+
+async def test_claims_of_what_a_successor_has_too_stay(tmp_path: Path) -> None:
+    """It was replaced amid a batch: the copy publishes what it holds, under the same name."""
+    path, fenced = tmp_path / "journal.db", FencedError("replaced", 2)
+    kafka, metrics, claims = MemoryKafka(before_commit=[fenced]), Metrics(), MemoryClaims()
+    async with journal_at(path, metrics) as journal:
+        name = journal.id
+        for one in ("both have it", "only here"):
+            await journal.add(event(one))
+        with pytest.raises(FencedError):
+            await Dispatcher(journal, MemoryPublisher(kafka), ROUTER, metrics, claims).run()  # type: ignore[arg-type]
+        assert claims.owners == {"both have it": name}
+        assert metrics.account().pending == 1
+    assert endings(path)[0][1:] == ("duplicate", "other_replica")
+    again = Metrics()
+    async with journal_at(path, again) as journal, replica(journal, kafka, again, claims):
+        await until(lambda: not again.account().pending)
+    assert published(kafka) == ["only here"]
 
 
 async def test_published_events_of_a_replaced_process_stay_so_without_claims(
