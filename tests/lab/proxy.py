@@ -62,7 +62,9 @@ class Proxy:
         assert task
         self._tasks.add(task)
         try:
-            await self._joined(reader, writer)
+            # Python 3.11 prints the traceback of a connection's task that was cancelled.
+            with suppress(asyncio.CancelledError):
+                await self._joined(reader, writer)
         finally:
             self._tasks.discard(task)
 
