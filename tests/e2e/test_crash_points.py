@@ -26,11 +26,13 @@ ASIDE = {
     "journal.Journal.mark_too_large": "tests/e2e/test_faults.py, with a record that is too large",
     "journal.Journal.note_claims": "only where claims were switched on or off",
     "dispatcher.Dispatcher._hold": "a wait after a failure: nothing is done",
+    "dispatcher.Dispatcher._let_go": "a process that was replaced: tests/lab, its zombies",
     "dispatcher.Dispatcher._part_from": "tests/e2e/crash.py dies there, with a restored journal",
     "dispatcher.Dispatcher._found_too_large": "as mark_too_large",
     "dispatcher.Dispatcher.recover": "`relay events export`, which publishes nothing",
     "publisher.AtLeastOncePublisher": "tests/e2e/test_oracle.py, for that delivery",
     "publisher.ExactlyOncePublisher.confirm": "only with claims; it is aborted whatever happens",
+    "publisher.ExactlyOncePublisher._find_successor": "reads only, in a process that failed",
     "publisher._Session.close": "what is thrown away has no part in anything",
 }
 #: Single places of the others that ordinary traffic does not pass, and why.
@@ -51,7 +53,9 @@ SELDOM = {
     "dispatcher.Dispatcher._verdict:1": "only with claims: tests/lab",
     "dispatcher.Dispatcher._verdict:2": "the same",
     "dispatcher.Dispatcher._publish:2": "_found_too_large",
-    "publisher.ExactlyOncePublisher.open:1": "a second open of the same process",
+    "publisher.ExactlyOncePublisher._transaction:2": "_find_successor",
+    "publisher.ExactlyOncePublisher.open:1": "_find_successor, at a second open",
+    "publisher.ExactlyOncePublisher.open:3": "the same",
     "publisher._Session._send:2": "one partition's batch is full: the rest is sent as any other",
 }
 
