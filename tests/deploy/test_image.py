@@ -175,7 +175,10 @@ def test_what_an_engine_reads(image: Image) -> None:
 def test_base_is_the_official_one() -> None:
     """Unless another one is given."""
     lines = (ROOT / "Dockerfile").read_text().splitlines()
-    assert [line for line in lines if line.startswith("ARG")] == ["ARG BASE=python:3.13-slim"]
+    assert [line for line in lines if line.startswith("ARG")] == [
+        "ARG BASE=python:3.13-slim",
+        "ARG REQUIREMENTS=requirements/run.txt",
+    ]
     assert {line.split()[1] for line in lines if line.startswith("FROM")} == {"${BASE}"}
 
 

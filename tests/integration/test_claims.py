@@ -271,6 +271,28 @@ async def test_old_server_is_refused(server: RedisServer, monkeypatch: pytest.Mo
         await claims(server.url).claim([stored("a")], "journal-1")
 
 
+async def test_release_waits_for_the_store(
+    server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What stays claimed is left to nobody; but a process that must end waits so long only."""
+    one = claims(server.url)
+    await one.ask([stored("a")], "journal-1")
+    server.hang()
+    releasing = asyncio.create_task(one.release("journal-1", 0))
+    await asyncio.wait({releasing}, timeout=0.8)
+    assert not releasing.done()
+    server.go_on()
+    async with asyncio.timeout(10):
+        await releasing
+    assert b"$-1" in server.call("GET", "relay:default:a")
+    await one.ask([stored("b")], "journal-1")
+    monkeypatch.setattr(claims_module, "RELEASE_PATIENCE", 0.1)
+    server.kill()
+    with pytest.raises(ClaimsUnavailableError):
+        await one.release("journal-1", 0)
+    await one.close()
+
+
 async def test_cluster(tmp_path: Path) -> None:
     """Each key has its node; the verdict is the same."""
     bus = ("--cluster-port", str(free_port()))

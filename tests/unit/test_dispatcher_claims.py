@@ -6,10 +6,11 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from relay import dispatcher as dispatcher_module
 from relay.dispatcher import Dispatcher
-from relay.errors import FencedError, KafkaUnavailableError
+from relay.errors import ClaimsUnavailableError, FencedError, KafkaUnavailableError
 from relay.events import StoredEvent, Verdict
 from relay.journal import Journal
 from relay.metrics import Account, Metrics
@@ -26,7 +27,7 @@ class MemoryClaims:
 
     def __init__(self) -> None:
         self.owners: dict[str, str] = {}
-        self.away = False
+        self.away = self.refusing = False
         self.fresh: list[StoredEvent] = []
 
     async def look(self) -> None:
@@ -34,6 +35,8 @@ class MemoryClaims:
 
     async def release(self, owner: str, first_seq: int) -> None:
         """Let go of what is newly claimed and not published."""
+        if self.refusing:
+            raise ClaimsUnavailableError("away")
         for one in self.fresh:
             if one.seq >= first_seq and self.owners.get(one.event_id) == owner:
                 del self.owners[one.event_id]
@@ -271,6 +274,20 @@ async def test_claims_of_what_a_successor_has_too_stay(tmp_path: Path) -> None:
     async with journal_at(path, again) as journal, replica(journal, kafka, again, claims):
         await until(lambda: not again.account().pending)
     assert published(kafka) == ["only here"]
+
+
+async def test_claims_that_cannot_be_released_are_named(tmp_path: Path) -> None:
+    """The process ends all the same, and its journal has another name."""
+    fenced = FencedError("replaced", 1)
+    kafka, metrics, claims = MemoryKafka(before_commit=[fenced]), Metrics(), MemoryClaims()
+    claims.refusing = True
+    async with journal_at(tmp_path / "journal.db", metrics) as journal:
+        name = journal.id
+        await journal.add(event("a"))
+        with capture_logs() as logs, pytest.raises(FencedError):
+            await Dispatcher(journal, MemoryPublisher(kafka), ROUTER, metrics, claims).run()  # type: ignore[arg-type]
+        assert journal.id != name
+    assert [line["event"] for line in logs] == ["claims_not_released"]
 
 
 async def test_published_events_of_a_replaced_process_stay_so_without_claims(
