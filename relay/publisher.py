@@ -187,6 +187,7 @@ class _Place:
         """Sign for a process that goes on from here, with a file that ends at `known_seq`."""
         own_from = dict(self.own_from)
         if self.owner not in {"", signature}:
+            own_from.pop(self.owner, None)
             own_from = {self.owner: max(self.offset, known_seq + 1), **own_from}
         tenures = [f"{name}@{seq}" for name, seq in own_from.items()]
         return " ".join([signature, *tenures[:TENURES]])

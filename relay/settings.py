@@ -240,7 +240,11 @@ class Traces(_Section):
     @field_validator("endpoint")
     @classmethod
     def _installed(cls, endpoint: str) -> str:
-        if endpoint and not find_spec("opentelemetry"):
+        try:
+            found = not endpoint or find_spec("opentelemetry.exporter.otlp.proto.http")
+        except ModuleNotFoundError:
+            found = None
+        if not found:
             raise ValueError("needs OpenTelemetry: pip install 'relay[traces]'")
         return endpoint
 

@@ -324,6 +324,12 @@ def test_offset_s_metadata_is_bounded() -> None:
     assert publisher_module._Place.parse(-1, "").own_from == {}
 
 
+def test_latest_word_on_a_process_counts() -> None:
+    """It took its place back in the moment before its successor signed."""
+    place = publisher_module._Place.parse(90, "a b@50 a@10")
+    assert place.metadata_after("b", 60) == "b a@90 b@50"
+
+
 async def test_replaced_publisher_does_not_take_the_place_back(place: Place) -> None:
     """It was asleep, lost its connection, and opens anew: that would fence its successor."""
     if not place.transactions:

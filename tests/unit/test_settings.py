@@ -355,6 +355,25 @@ def test_variables_of_kubernetes_services_are_ignored(monkeypatch: pytest.Monkey
     assert (found.webhook.port, found.kafka.bootstrap_servers) == (8080, "broker:9092")
 
 
+@pytest.mark.parametrize("found", [None, ModuleNotFoundError("No module named 'opentelemetry'")])
+def test_traces_want_what_exports_them(found: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The extra is not there, or a part of it only: said at the start, with what to do."""
+
+    def find(_: str) -> object:
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    monkeypatch.setattr(settings, "find_spec", find)
+    load(monkeypatch)
+    (mistake,) = mistakes(
+        monkeypatch, {"RELAY_TRACES__ENDPOINT": "http://collector:4318/v1/traces"}
+    )
+    assert mistake == (
+        "traces.endpoint (RELAY_TRACES__ENDPOINT): needs OpenTelemetry: pip install 'relay[traces]'"
+    )
+
+
 def test_no_secret_is_ever_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither by repr nor by str nor as JSON."""
     found = load(
