@@ -22,6 +22,7 @@ from bench.gateway import Plan
 from bench.quantiles import Spread
 from bench.servers import BenchError, Relay
 from bench.window import Bench
+from tests.ports import free_port
 
 _RATE = 200
 _DROPS = 3
@@ -194,7 +195,7 @@ def _paced(bench: Bench) -> Plan:
 
 @contextmanager
 def _gateway(bench: Bench) -> Iterator[Gateway]:
-    port = servers.free_port()
+    port = free_port()
     command = (sys.executable, "-m", "bench.gateway", str(port))
     with servers.running(command, cores=bench.cores.others) as process:
         assert process.stdout is not None

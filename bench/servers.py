@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import IO, Self
 
 from bench.events import ENCRYPT_KEY, VERIFICATION_TOKEN
+from tests.ports import free_port
 
 _SAMPLE = re.compile(r"^(\w+)(\{[^}]*\})? (\S+)$", re.MULTILINE)
 _READY_TIMEOUT = 30.0
@@ -184,13 +185,6 @@ def relay(
             yield server
         except BenchError as error:
             raise BenchError(f"{error}\nThe relay's log ends with:\n{_end(log)}") from error
-
-
-def free_port() -> int:
-    """Give a port that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _wait(ready: Callable[[], bool], process: subprocess.Popen[bytes], log: Path) -> None:

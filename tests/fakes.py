@@ -8,7 +8,6 @@ import base64
 import hashlib
 import json
 import os
-import socket
 import time
 from collections import defaultdict
 from collections.abc import AsyncIterable, AsyncIterator, Callable
@@ -215,13 +214,6 @@ def event(
         body=as_json(payload(event_id)) if body is None else body,
         dead_letter=dead_letter,
     )
-
-
-def free_port() -> int:
-    """Give a port of loopback at which nothing listens."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 async def until(condition: Callable[[], object], seconds: float = 20) -> None:

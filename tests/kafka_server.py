@@ -8,14 +8,15 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, Self
+
+from tests.ports import free_port
 
 VERSION = "4.1.0"
 MINIMUM_JAVA = 17
@@ -99,7 +100,7 @@ class KafkaServer:
         self._command_prefix = command_prefix
         self._directory: Path | None = None
         names = ["CONTROLLER", "PLAINTEXT", *(listener.name for listener in listeners)]
-        self._ports = dict(zip(names, _free_ports(len(names)), strict=True))
+        self._ports = {name: free_port() for name in names}
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
@@ -341,13 +342,3 @@ def _run(command: Sequence[str], complaint: str) -> None:
         raise KafkaError(f"{complaint}: {error}") from error
     if done.returncode != 0:
         raise KafkaError(f"{complaint}:\n{(done.stdout + done.stderr)[-2000:]}")
-
-
-def _free_ports(count: int) -> Iterator[int]:
-    """Ports that were free a moment ago; all are held until all are known."""
-    with contextlib.ExitStack() as held:
-        sockets = [held.enter_context(socket.socket()) for _ in range(count)]
-        for probe in sockets:
-            probe.bind(("127.0.0.1", 0))
-        ports = [int(probe.getsockname()[1]) for probe in sockets]
-    return iter(ports)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.fakes import free_port
+from tests.ports import free_port
 
 _READY = 10.0
 

@@ -21,9 +21,9 @@ import pytest
 
 from tests.deploy.tools import CACHE, ROOT, needed, run
 from tests.e2e.process import until
-from tests.fakes import free_port
 from tests.kafka_server import Broker
 from tests.oracle import ENCRYPT_KEY, TOKEN, consume
+from tests.ports import free_port
 
 #: The first time Debian is fetched, and relay's requirements each time something has changed.
 pytestmark = pytest.mark.timeout(900)

@@ -6,7 +6,6 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -18,6 +17,7 @@ from typing import Any, Self
 import aiohttp
 
 from tests import oracle
+from tests.ports import free_port
 
 PROJECT = Path(__file__).parents[2]
 COMMAND = Path(sys.executable).with_name("relay")
@@ -39,7 +39,7 @@ class Relay:
         self.bootstrap, self.prefix = bootstrap, prefix
         self._log_file = directory / "relay.log"
         self._log_file.touch()
-        self._webhook_port, self._admin_port = _free_ports()
+        self._webhook_port, self._admin_port = free_port(), free_port()
         self._settings = self._defaults() | settings
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -257,10 +257,3 @@ def _environment(settings: Mapping[str, str]) -> dict[str, str]:
 
 def _sum(values: Mapping[str, float], name: str) -> float:
     return sum(value for key, value in values.items() if key.split("{")[0] == name)
-
-
-def _free_ports() -> tuple[int, int]:
-    with socket.socket() as first, socket.socket() as second:
-        first.bind(("127.0.0.1", 0))
-        second.bind(("127.0.0.1", 0))
-        return int(first.getsockname()[1]), int(second.getsockname()[1])

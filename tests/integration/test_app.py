@@ -26,12 +26,12 @@ from tests.fakes import (
     as_json,
     encrypt,
     event,
-    free_port,
     journal_at,
     payload,
     sign,
     until,
 )
+from tests.ports import free_port
 from tests.redis_server import redis_server
 
 TOPIC = "helpdesk.ticket_message"

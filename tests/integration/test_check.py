@@ -9,7 +9,8 @@ import pytest
 from relay import kafka, settings
 from relay.check import Finding, findings
 from relay.normalize import Router
-from tests.fakes import free_port, journal_at
+from tests.fakes import journal_at
+from tests.ports import free_port
 from tests.redis_server import redis_server
 
 

@@ -20,8 +20,9 @@ from relay.metrics import Metrics
 from relay.seeding import Seeding
 from relay.settings import Claims as Settings
 from relay.settings import OnOutage
-from tests.fakes import event, free_port, journal_at, until
+from tests.fakes import event, journal_at, until
 from tests.kafka_security import secure_listeners
+from tests.ports import free_port
 from tests.redis_server import RedisServer, redis_server
 
 WINDOW = 86_400

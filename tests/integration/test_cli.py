@@ -23,8 +23,9 @@ from relay.events import Challenge, Outcome, RawCallback
 from relay.gateway import GatewayOptions
 from relay.longconn import LongConnection
 from relay.metrics import Metrics
-from tests.fakes import as_json, event, free_port, journal_at, payload, until
+from tests.fakes import as_json, event, journal_at, payload, until
 from tests.integration.test_simulator import accept, target
+from tests.ports import free_port
 
 TOKEN = "a-token"
 

@@ -25,6 +25,7 @@ from relay.settings import App
 from tests import fakes
 from tests.fakes import journal_at, until
 from tests.gateway import APP_ID, APP_SECRET, TICKET, Gateway, control, data, event, gateway
+from tests.ports import free_port
 
 NAME = "connected"
 
@@ -488,7 +489,7 @@ async def test_refused_handshake_says_why(
 async def test_address_that_leads_nowhere_is_tried_again(
     address: str, said: str, tmp_path: Path, feishu: Gateway
 ) -> None:
-    url = address.format(port=fakes.free_port())
+    url = address.format(port=free_port())
     feishu.refusals.append({"code": 0, "data": {"URL": url}})
     with capture_logs() as logs:
         async with connecting(tmp_path, feishu) as place:
@@ -542,7 +543,7 @@ async def test_fault_that_nobody_foresaw_is_tried_again(tmp_path: Path, feishu: 
 
 async def test_feishu_away_at_start_is_tried_until_it_is_there(tmp_path: Path) -> None:
     """Nothing listens; whoever waits for it is not disturbed."""
-    place = Gateway(url=f"http://127.0.0.1:{fakes.free_port()}")
+    place = Gateway(url=f"http://127.0.0.1:{free_port()}")
     async with connecting(tmp_path, place) as here:
         await until(
             lambda: here.metric("relay_long_connection_reconnects_total", reason="unreachable") == 1

@@ -12,9 +12,10 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from relay.settings import Traces
-from tests.fakes import as_json, encrypt, free_port, payload, sign, until
+from tests.fakes import as_json, encrypt, payload, sign, until
 from tests.integration.test_app import TOPIC, running, settings
 from tests.integration.test_publisher import committed
+from tests.ports import free_port
 
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
-from tests.fakes import free_port
 from tests.kafka_server import KafkaServer, Listener
 from tests.lab.proxy import Proxy
+from tests.ports import free_port
 
 #: Three brokers: every topic on all of them, and two must have a record.
 _REPLICATED = {

@@ -14,10 +14,10 @@ import aiohttp
 from relay.gateway import GatewayOptions
 from relay.smallfeishu import SmallFeishu
 from tests.e2e.process import Relay
-from tests.fakes import free_port
 from tests.lab.ground import Ground
 from tests.lab.proxy import Line, Proxy
 from tests.oracle import Event, Oracle, Report
+from tests.ports import free_port
 from tests.redis_server import RedisServer
 
 #: Events per second in all, and tickets they belong to.

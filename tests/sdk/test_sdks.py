@@ -15,7 +15,8 @@ import pytest
 
 from relay.gateway import GatewayOptions
 from relay.smallfeishu import Fate, SmallFeishu
-from tests.fakes import as_json, challenge, encrypt, free_port, sign, until
+from tests.fakes import as_json, challenge, encrypt, sign, until
+from tests.ports import free_port
 from tests.sdk.toolchains import TOOLCHAINS, Toolchain
 
 APP_ID, APP_SECRET = "cli_9f5343c580712544", "sdk-secret"
