@@ -99,7 +99,7 @@ class Journal:
         self._waiting += 1
         self._waiting_bytes += len(callback.body)
         future: asyncio.Future[Outcome] = self._loop.create_future()
-        self._writer.put(Add(callback, future))
+        self._writer.put(Add(callback=callback, token=future))
         return await future
 
     async def settle(self, settlements: Sequence[Settlement], settled_at: int) -> None:

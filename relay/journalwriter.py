@@ -18,7 +18,7 @@ import structlog
 
 from relay import journalfile
 from relay.errors import RejectReason
-from relay.events import Callback
+from relay.events import Callback, value
 from relay.logs import Changes
 
 log = structlog.get_logger()
@@ -67,7 +67,7 @@ _DELETE = "DELETE FROM events WHERE seq = ?"
 _PUT_BACK = "INSERT INTO events VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Add:
     """Store a callback; `token` is whatever the sender recognizes the answer by."""
 
