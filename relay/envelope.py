@@ -5,13 +5,13 @@ Formulas: Feishu's "Receive events" page; SHA-256(timestamp + nonce + key + raw 
 hex, and AES-256-CBC under SHA-256(key) with the IV in front.
 """
 
-import binascii
 import hashlib
 import hmac
 import re
 from dataclasses import dataclass
 from typing import Any
 
+import pybase64
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 from relay import exactjson, traces
@@ -47,7 +47,7 @@ class EncryptKey:
         CBC needs of a block's past only the block before it, so one decryptor serves all messages:
         what it makes of the IV, which it takes for a block, is cut off.
         """
-        data = binascii.a2b_base64(text, strict_mode=True)
+        data = pybase64.b64decode(text, validate=True)
         if len(data) % _BLOCK or len(data) < 2 * _BLOCK:
             raise ValueError("not a whole number of blocks")
         padded = self._decryptor.update(data)
@@ -176,7 +176,8 @@ def _identify(raw: RawCallback, plain: bytes, body: Any) -> Callback:
         event_type=event_type or "",
         body=plain,
         dead_letter=dead_letter,
-        traceparent=traces.parse(raw.traceparent),
+        traceparent=traces.parse(raw.traceparent) if raw.traceparent else None,
+        content=body,
     )
 
 

@@ -4,14 +4,14 @@ RawCallback (bytes from the network) → Callback (authentic, identified) → St
 numbered) → Record (what Kafka gets). Nothing downstream takes an earlier type.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TypeVar, dataclass_transform
+from typing import Any, TypeVar, dataclass_transform
 
 T = TypeVar("T")
 
 
-@dataclass_transform(frozen_default=True, kw_only_default=True)
+@dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(field,))
 def value(cls: type[T]) -> type[T]:
     """Make a dataclass that nobody may change, which the type checker alone watches over.
 
@@ -119,6 +119,8 @@ class Callback:
     dead_letter: DeadLetterReason | None = None
     #: The trace that the request belongs to, if it named one.
     traceparent: str | None = None
+    #: The body as `exactjson.glance` has read it.
+    content: Any = field(default=None, compare=False, repr=False)
 
 
 @value
@@ -140,6 +142,8 @@ class StoredEvent:
     origin: str | None = None
     #: The trace that the request belongs to, if it named one.
     traceparent: str | None = None
+    #: The body as `exactjson.glance` has read it, or None: it is kept for few events.
+    content: Any = field(default=None, compare=False, repr=False)
 
 
 @value

@@ -6,22 +6,27 @@ which JSON allows. Only this module decides which of the two reads or writes a d
 
 import json
 import math
+import re
 from typing import Any
 
 import orjson
 
-_DIGITS = bytes.maketrans(b"123456789", b"000000000")
-#: The shortest runs that orjson could read as a float: 2**64 has 20 digits, -2**63 has 19.
-_LONG_POSITIVE = b"0" * 20
-_LONG_NEGATIVE = b"-" + b"0" * 19
+#: Digits become 0, and what may stand before a number becomes a colon.
+_SHAPE = bytes.maketrans(b"123456789 \t\r\n,[-", b"000000000:::::::")
+#: A number with so many digits may be one that orjson reads as a float.
+_LONG = b":" + b"0" * 19
+#: 2**64 has 20 digits, -2**63 has 19.
+_TOO_LONG = re.compile(rb"-[0-9]{19}|[0-9]{20}")
 
 
 def loads(data: bytes) -> Any:
     """Parse a JSON document. Raises ValueError for anything that is not JSON in UTF-8."""
-    digits = data.translate(_DIGITS)
-    if _LONG_POSITIVE in digits or _LONG_NEGATIVE in digits:
-        return _loads_exact(data)
-    return glance(data)
+    return glance(data) if is_short(data) else _loads_exact(data)
+
+
+def is_short(data: bytes) -> bool:
+    """Whether `glance` reads all integers of the document as they are."""
+    return _LONG not in (b":" + data).translate(_SHAPE) or not _TOO_LONG.search(data)
 
 
 def glance(data: bytes) -> Any:

@@ -25,6 +25,8 @@ from relay.metrics import Metrics
 MAX_WAITING_BYTES = 64 * 2**20
 #: Rows that are read at once.
 READ_BITE = 32
+#: Pending events whose body is kept parsed, some 5 kB each.
+PARSED = 512
 
 _COLUMNS = (
     "seq, app, transport, received_at, event_id, event_type, body, replayed, reason, origin,"
@@ -216,7 +218,7 @@ class Journal:
             if seq is None:
                 _finish(add.token, Outcome.DUPLICATE)
                 continue
-            self._backlog.add(_stored(add.callback, seq))
+            self._backlog.add(_stored(add.callback, seq, parsed=len(self._backlog) < PARSED))
             _finish(add.token, _first_outcome(add.callback))
         for call in commit.calls:
             _finish(call.token)
@@ -269,7 +271,7 @@ def stored_event(row: tuple[Any, ...]) -> StoredEvent:
     )
 
 
-def _stored(callback: Callback, seq: int) -> StoredEvent:
+def _stored(callback: Callback, seq: int, *, parsed: bool) -> StoredEvent:
     return StoredEvent(
         seq=seq,
         app=callback.app,
@@ -279,6 +281,7 @@ def _stored(callback: Callback, seq: int) -> StoredEvent:
         event_type=callback.event_type,
         body=callback.body,
         traceparent=callback.traceparent,
+        content=callback.content if parsed else None,
     )
 
 

@@ -226,16 +226,20 @@ class Writer:
         return [new.pop((callback.app, callback.event_id), None) for callback in callbacks]
 
     def _insert_rows(self, callbacks: list[Callback]) -> int:
-        """Store what is new of a few callbacks; give how many were."""
+        """Store what is new of a few callbacks; give how many were.
+
+        sqlite3 takes a str, an int and a bytearray as they are; for a value of any other type it
+        looks for an adapter each time, which costs more than a copy.
+        """
         values: list[Any] = []
         for one in callbacks:
             values += (
                 one.app,
                 one.event_id,
                 one.event_type,
-                one.transport,
+                str(one.transport),
                 one.received_at,
-                one.body,
+                bytearray(one.body),
                 one.traceparent,
             )
             self._unsized += len(one.body)

@@ -127,7 +127,9 @@ class Router:
 
 def normalize(stored: StoredEvent, router: Router) -> Record:
     """Make the record of a stored event: an event, or a dead letter if none can be made."""
-    body = exactjson.loads(stored.body)
+    body = stored.content
+    if body is None or not exactjson.is_short(stored.body):
+        body = exactjson.loads(stored.body)
     _, event_type, reason = envelope.identify(body)
     if reason or not event_type:
         return dead_letter(stored, router, reason or DeadLetterReason.NO_EVENT_TYPE)

@@ -17,12 +17,9 @@ Findings = dict[str, Any]
 
 _INTEGER = re.compile(r"-?[0-9]{1,4000}")
 _NUMBER = re.compile(r"-?[0-9]{1,15}(\.[0-9]{1,15})?")
-#: Digits of a positive instant → how many of its units make a second (contract: instant).
-_UNITS = (
-    dict.fromkeys(range(1, 12), 1)
-    | dict.fromkeys(range(12, 15), 1_000)
-    | dict.fromkeys(range(15, 18), 1_000_000)
-)
+#: An instant below the limit is in seconds, milli- or microseconds: numerator and denominator give
+#: its milliseconds (contract: instant, by the count of digits).
+_UNITS = ((10**11, 1000, 1), (10**14, 1, 1), (10**17, 1, 1000))
 
 
 class Unexpected(Exception):  # noqa: N818 - a finding about a value, never an error of ours
@@ -41,6 +38,8 @@ class Rule:
     schema: Json
     #: A name of ours beside or instead of the field's own.
     derived: str | None = None
+    #: Values of just this type are uniform as they are; most are, and `apply` is not called.
+    plain: type | None = None
 
 
 Table = Mapping[str, Rule]
@@ -59,19 +58,22 @@ def fields(names: str, kind: Kind) -> dict[str, Rule]:
 def apply_table(table: Table, source: Json, findings: Findings, pointer: str = "") -> Json:
     """Give the object with uniform fields; a field without a rule is unchanged."""
     result: Json = {}
+    ours: Json = {}
     for name, value in source.items():
         rule = table.get(name)
-        if rule is None:
-            result.setdefault(name, value)
+        if rule is None or type(value) is rule.plain:
+            result[name] = value
             continue
         try:
             rule.apply(result, value, findings, pointer)
         except Unexpected:
             findings[f"{pointer}/{name}"] = value
             result.update(rule.fallback)
-        if rule.derived in source:
-            findings[f"{pointer}/{rule.derived}"] = source[rule.derived]
-    return result
+        derived = rule.derived
+        if derived is not None and derived in source:
+            findings[f"{pointer}/{derived}"] = source[derived]
+            ours[derived] = result[derived]
+    return result | ours if ours else result
 
 
 def to_integer(value: Any) -> int | None:
@@ -88,10 +90,10 @@ def to_instant(value: Any) -> str | None:
     number = to_integer(value)
     if number is None or number <= 0:
         return None
-    units = _UNITS.get(len(str(number))) if number < 10**17 else None
-    if units is None:
-        raise Unexpected
-    return rfc3339(number * 1000 // units)
+    for limit, numerator, denominator in _UNITS:
+        if number < limit:
+            return rfc3339(number * numerator // denominator)
+    raise Unexpected
 
 
 def rfc3339(milliseconds: int) -> str:
@@ -110,14 +112,11 @@ def identifier(name: str) -> Rule:
     """Make a rule: a string; a JSON integer becomes its exact decimal text."""
 
     def apply(result: Json, value: Any, _: Findings, __: str) -> None:
-        if type(value) is str or value is None:
-            result[name] = value
-        elif type(value) is int:
-            result[name] = str(value)
-        else:
+        if value is not None and type(value) is not int:
             raise Unexpected
+        result[name] = None if value is None else str(value)
 
-    return Rule(apply=apply, fallback={name: None}, schema={name: _TEXT})
+    return Rule(apply=apply, fallback={name: None}, schema={name: _TEXT}, plain=str)
 
 
 def integer(name: str) -> Rule:
@@ -126,7 +125,7 @@ def integer(name: str) -> Rule:
     def apply(result: Json, value: Any, _: Findings, __: str) -> None:
         result[name] = to_integer(value)
 
-    return Rule(apply=apply, fallback={name: None}, schema={name: _INTEGRAL})
+    return Rule(apply=apply, fallback={name: None}, schema={name: _INTEGRAL}, plain=int)
 
 
 def instant(name: str) -> Rule:

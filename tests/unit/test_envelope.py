@@ -273,6 +273,15 @@ def test_token_of_schema_1_stands_at_the_top() -> None:
     assert (found.event_id, found.event_type, found.dead_letter) == ("u-1", "message", None)
 
 
+@pytest.mark.parametrize("change", ["{}=", "{}====", "{}\n", " {}", "{}\u00e9", "{}AA-_", "AAA={}"])
+def test_base64_is_strict(change: str) -> None:
+    """One text for one ciphertext: nothing in it is skipped."""
+    text = json.loads(encrypt(b"x" * 15, KEY))["encrypt"]
+    assert EncryptKey(KEY).decrypt(text) == b"x" * 15
+    with pytest.raises(ValueError, match=r"."):
+        EncryptKey(KEY).decrypt(change.format(text))
+
+
 @pytest.mark.parametrize("body", [b"", b"{", b"nope", b"\xff\xfe", b'{"a":NaN}', b"\xef\xbb\xbf{}"])
 def test_body_that_is_not_json_is_refused(body: bytes) -> None:
     """With a key, without one, and inside of a good signature."""

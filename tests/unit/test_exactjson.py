@@ -34,6 +34,32 @@ def test_integer_is_read_and_written_exactly(number: int) -> None:
     assert document == exactjson.dumps(exactjson.loads(document))
 
 
+@pytest.mark.parametrize("number", EDGES)
+@pytest.mark.parametrize(
+    "place", [b"%d", b" %d", b"[%d]", b"[1,%d]", b"[1, %d ]", b'{"a":\t%d}', b'{"a" :\r\n%d}']
+)
+def test_integer_is_exact_wherever_it_stands(place: bytes, number: int) -> None:
+    """After everything that JSON allows before a number."""
+    document = place % number
+    assert repr(json.loads(document)) == repr(exactjson.loads(document))
+
+
+@pytest.mark.parametrize(
+    ("document", "short"),
+    [
+        (b'{"id":"123456789012345678901234567890"}', True),
+        (b'{"id":1234567890123456789}', True),
+        (b'{"id":-1234567890123456789}', False),
+        (b'{"id":12345678901234567890}', False),
+        (b'{"text":"dial 12345678901234567890"}', False),
+        (b'{"pi":3.14159265358979323846264338}', True),
+    ],
+)
+def test_only_long_numbers_need_the_slow_parser(document: bytes, *, short: bool) -> None:
+    """Digits of a text do not, as a rule: most ids are texts."""
+    assert short is exactjson.is_short(document)
+
+
 @pytest.mark.parametrize("number", [7, 2**63 - 1, 2**64 - 1, -(2**63)])
 def test_glance_reads_64_bits_exactly(number: int) -> None:
     assert exactjson.glance(b"%d" % number) == number

@@ -12,6 +12,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -830,6 +831,21 @@ async def test_what_is_too_much_for_memory_comes_from_the_file(
         await journal.add(event("e-4", b"x"))
         assert len(journal._backlog) == 0
         assert await ids(journal) == [f"e-{n}" for n in range(5)]
+
+
+async def test_few_bodies_are_kept_parsed(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As long as few wait: parsed, a body takes several times its size."""
+    monkeypatch.setattr(journal_module, "PARSED", 2)
+    callbacks = [replace(event(f"e-{n}"), content={"n": n}) for n in range(4)]
+    async with journal_at(path) as journal:
+        assert await journal.pending(1, 1) == []
+        for callback in callbacks[:3]:
+            await journal.add(callback)
+        assert [one.content for one in await journal.pending(9, 9**9)] == [{"n": 0}, {"n": 1}, None]
+        await journal.settle([Settlement(seq=1, outcome=Outcome.PUBLISHED)], NOW)
+        await journal.settle([Settlement(seq=2, outcome=Outcome.PUBLISHED)], NOW)
+        await journal.add(callbacks[3])
+        assert [one.content for one in await journal.pending(9, 9**9)] == [None, {"n": 3}]
 
 
 @pytest.mark.parametrize("seed", range(8))
