@@ -21,12 +21,12 @@ _TOO_LONG = re.compile(rb"-[0-9]{19}|[0-9]{20}")
 
 def loads(data: bytes) -> Any:
     """Parse a JSON document. Raises ValueError for anything that is not JSON in UTF-8."""
-    return glance(data) if is_short(data) else _loads_exact(data)
+    return _loads_exact(data) if has_long_integer(data) else glance(data)
 
 
-def is_short(data: bytes) -> bool:
-    """Whether `glance` reads all integers of the document as they are."""
-    return _LONG not in (b":" + data).translate(_SHAPE) or not _TOO_LONG.search(data)
+def has_long_integer(data: bytes) -> bool:
+    """False only if `glance` reads every integer of the document as it is."""
+    return _LONG in (b":" + data).translate(_SHAPE) and bool(_TOO_LONG.search(data))
 
 
 def glance(data: bytes) -> Any:

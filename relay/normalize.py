@@ -128,7 +128,7 @@ class Router:
 def normalize(stored: StoredEvent, router: Router) -> Record:
     """Make the record of a stored event: an event, or a dead letter if none can be made."""
     body = stored.content
-    if body is None or not exactjson.is_short(stored.body):
+    if body is None or exactjson.has_long_integer(stored.body):
         body = exactjson.loads(stored.body)
     _, event_type, reason = envelope.identify(body)
     if reason or not event_type:
