@@ -14,7 +14,7 @@ from random import Random
 
 from tests.e2e.process import Relay, until
 from tests.lab.proxy import Line, Proxy
-from tests.lab.world import Replica, World
+from tests.lab.world import RECOVERY, Replica, World
 
 #: Seconds after which a sender takes a request for lost; who sleeps longer answers nobody.
 FORGOTTEN = 3.5
@@ -200,7 +200,7 @@ async def zombie(world: World, rng: Random) -> None:
     with taken(world, one.number):
         world.say(f"{one.name}: sleeps, and is replaced by a copy")
         asleep = one.relay
-        await until(lambda: _connected(asleep), 30, "it has Kafka, before it falls asleep")
+        await until(lambda: _connected(asleep), RECOVERY, "it has Kafka, before it falls asleep")
         kill(asleep.pid, signal.SIGSTOP)
         # What reaches it now it will find when it wakes up; the senders have gone elsewhere then.
         await asyncio.sleep(0.5)
@@ -212,7 +212,7 @@ async def zombie(world: World, rng: Random) -> None:
         world.retired.append(asleep)
         await successor.serving()
         # It runs: from here on the name is its own, whatever the other one does.
-        await until(lambda: _connected(successor), 30, "the successor has Kafka")
+        await until(lambda: _connected(successor), RECOVERY, "the successor has Kafka")
         await successor.drained()
         one.in_service = True
         kill(asleep.pid, signal.SIGCONT)
