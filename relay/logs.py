@@ -1,6 +1,5 @@
 """Structured logs: static event names and fields; never a payload, a token or a customer's text."""
 
-import io
 import logging
 import sys
 from collections.abc import MutableMapping
@@ -37,7 +36,7 @@ def configure(settings: Log) -> None:
         logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
-class _Unfailing(io.TextIOBase):
+class _Unfailing:
     """A stream that loses a line rather than the work of whoever logs: its disk may be full."""
 
     def __init__(self, stream: TextIO) -> None:
