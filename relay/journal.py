@@ -26,7 +26,7 @@ MAX_WAITING_BYTES = 64 * 2**20
 #: Rows that are read at once.
 READ_BITE = 32
 #: Pending events whose body is kept parsed, some 5 kB each.
-PARSED = 512
+PARSED = 256
 
 _COLUMNS = (
     "seq, app, transport, received_at, event_id, event_type, body, replayed, reason, origin,"

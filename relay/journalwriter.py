@@ -38,7 +38,7 @@ WAL_PAGES = 4_096
 CHECKPOINT_INTERVAL = 1.0
 
 #: KiB of pages for the index over event ids, which come in no order.
-_CACHE = "PRAGMA cache_size = -2000"
+_CACHE = "PRAGMA cache_size = -1000"
 #: Rows in one INSERT. SQLite's steps run without the interpreter's lock, and getting it back for
 #: each row would cost more than the row.
 INSERT_ROWS = 64
