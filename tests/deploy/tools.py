@@ -28,12 +28,16 @@ def go_tool(module: str, version: str) -> str:
     place = CACHE / "go" / f"{name}-{version}"
     if not (place / name).exists():
         environment = os.environ | {"GOBIN": str(place), "GOFLAGS": "-trimpath"}
-        run([needed("go", "golang-go"), "install", f"{module}@{version}"], env=environment)
+        # It fetches some hundred modules, each with one attempt of go's own.
+        install = [needed("go", "golang-go"), "install", f"{module}@{version}"]
+        run(install, attempts=3, env=environment)
     return str(place / name)
 
 
-def run(command: Sequence[str], **options: object) -> str:
-    """Run a command; what it prints is the failure's text."""
-    done = subprocess.run(command, capture_output=True, text=True, check=False, **options)  # type: ignore[call-overload]
-    assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout}{done.stderr}"
-    return str(done.stdout)
+def run(command: Sequence[str], *, attempts: int = 1, **options: object) -> str:
+    """Run a command until it succeeds once; what it prints is the failure's text."""
+    for _ in range(attempts):
+        done = subprocess.run(command, capture_output=True, text=True, check=False, **options)  # type: ignore[call-overload]
+        if done.returncode == 0:
+            return str(done.stdout)
+    pytest.fail(f"{' '.join(command)}\n{done.stdout}{done.stderr}")
