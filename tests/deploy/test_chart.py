@@ -325,7 +325,7 @@ def _custom_schemas() -> Path:
     go, environment = needed("go", "golang-go"), os.environ | {"GOFLAGS": "-mod=mod"}
     for module, version, folder, kinds in RESOURCES:
         command = [go, "mod", "download", "-json", f"{module}@{version}"]
-        home = Path(json.loads(run(command, env=environment, cwd=str(place)))["Dir"])
+        home = Path(json.loads(run(command, attempts=3, env=environment, cwd=str(place)))["Dir"])
         for kind in kinds:
             (found,) = (home / folder).glob(f"*_{kind}.yaml")
             _write_schema(place, yaml.safe_load(found.read_text()))
