@@ -44,6 +44,9 @@ KINDS = (
     "networkpolicy-networking-v1",
 )
 
+#: Seconds; on a new machine the first of these tests builds Helm.
+pytestmark = pytest.mark.timeout(600)
+
 Object = dict[str, Any]
 
 
