@@ -212,7 +212,7 @@ async def zombie(world: World, rng: Random) -> None:
         world.retired.append(asleep)
         await successor.serving()
         # It runs: from here on the name is its own, whatever the other one does.
-        await until(lambda: _connected(successor), RECOVERY, "the successor has Kafka")
+        await until(lambda: _connected(successor), 30, "the successor has Kafka")
         await successor.drained()
         one.in_service = True
         kill(asleep.pid, signal.SIGCONT)
