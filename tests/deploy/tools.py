@@ -35,9 +35,9 @@ def go_tool(module: str, version: str) -> str:
 
 
 def run(command: Sequence[str], *, attempts: int = 1, **options: object) -> str:
-    """Run a command until it succeeds once; what it prints is the failure's text."""
+    """Run a command until it succeeds once; else `AssertionError` with what it printed."""
     for _ in range(attempts):
         done = subprocess.run(command, capture_output=True, text=True, check=False, **options)  # type: ignore[call-overload]
         if done.returncode == 0:
             return str(done.stdout)
-    pytest.fail(f"{' '.join(command)}\n{done.stdout}{done.stderr}")
+    raise AssertionError(f"{' '.join(command)}\n{done.stdout}{done.stderr}")
