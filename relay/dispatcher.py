@@ -49,6 +49,9 @@ log = structlog.get_logger()
 
 #: Events, and bytes of their bodies, in one transaction at most.
 BATCH_EVENTS, BATCH_BYTES = 8000, 8 * 2**20
+#: A longer batch takes more of the event loop than answers do, in proportion: a transaction waits
+#: for Kafka several times, only answers run meanwhile, and the next batch would grow without end.
+FAIR_BATCH = 1000
 #: Seconds after which an idle dispatcher looks for replayed events.
 IDLE_LOOK = 1.0
 #: Seconds of the first wait after a failure, doubled up to the longest.
@@ -253,7 +256,7 @@ class Dispatcher:
         self, batch: Sequence[StoredEvent], verdict: Verdict, settlements: list[Settlement]
     ) -> AsyncIterator[Record]:
         """Make one record after the other, so that only packed ones take memory."""
-        turns = Turns()
+        turns = Turns(len(batch) / FAIR_BATCH)
         for settlement, record in self._endings(batch, verdict):
             settlements.append(settlement)
             if record:
