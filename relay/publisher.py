@@ -5,7 +5,7 @@ It never decides what to publish, and after any failure it is opened anew: no gu
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterable, AsyncIterator, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
@@ -263,9 +263,8 @@ class ExactlyOncePublisher(_Session):
     async def publish(self, records: AsyncIterable[Record], last_seq: int) -> None:
         """Commit the records and `last_seq` + 1 as one; on any other error nothing is known."""
         async with self._transaction() as producer:
-            # The order within a transaction means nothing; the exchanges take no time of their own.
-            async with _meanwhile(self._send_offset(producer, last_seq + 1)):
-                await self._send(producer, records)
+            await self._send(producer, records)
+            await self._send_offset(producer, last_seq + 1)
             await producer.commit_transaction()
 
     @asynccontextmanager
@@ -300,18 +299,6 @@ class AtLeastOncePublisher(_Session):
         del last_seq
         async with kafka.translated(), asyncio.timeout(self._settings.timeout):
             await self._send(self._opened(), records)
-
-
-@asynccontextmanager
-async def _meanwhile(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
-    """Do the work beside the block; both are over afterwards. The block's error comes first."""
-    task = asyncio.create_task(work)
-    try:
-        yield
-        await task
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
 
 
 def _forget_failure(producer: AIOKafkaProducer) -> None:
