@@ -197,6 +197,9 @@ def _throughput(connections: int, bare: list[Window], relay: list[Window]) -> Fi
             (one.pending_after - one.pending_before) / one.load.answered for one in relay
         ),
         "relay.cpu_us": median(one.cpu_us(one.published) for one in relay),
+        "relay.cpu_ratio": median(
+            mine.cpu_us(mine.published) / other.cpu_us(other.load.answered) for mine, other in pairs
+        ),
     }
     named = {f"{prefix}.{name}": value for name, value in figures.items()}
     return named | _shares(f"{prefix}.bare", bare) | _shares(f"{prefix}.relay", relay)
