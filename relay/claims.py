@@ -162,7 +162,8 @@ class Claims:
 
     async def announce(self, replica: str, owner: str) -> None:
         """Say that everything a replica has published is in the store. Raises as `claim` does."""
-        await self._within(lambda store: store.put(self._announcement(replica), owner))
+        mark = self._announcement(replica)
+        await self._within(lambda store: store.put(mark, owner, self._seconds))
 
     async def announced(self, replica: str) -> bool:
         """Whether a replica has said so. Raises as `claim` does."""

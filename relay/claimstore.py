@@ -59,8 +59,8 @@ class Store(Protocol):
     async def drop(self, keys: Sequence[str], owner: str) -> None:
         """Remove those that are still the owner's."""
 
-    async def put(self, key: str, value: str) -> None:
-        """Set a key for good."""
+    async def put(self, key: str, value: str, seconds: int) -> None:
+        """Set a key for so long."""
 
     async def has(self, key: str) -> bool:
         """Whether a key is there."""
@@ -142,9 +142,9 @@ class _Keys:
         for key in keys:
             await self._client.eval(_DROP, 1, key, owner)
 
-    async def put(self, key: str, value: str) -> None:
-        """Set a key for good."""
-        await self._client.set(key, value)
+    async def put(self, key: str, value: str, seconds: int) -> None:
+        """Set a key for so long."""
+        await self._client.set(key, value, ex=seconds)
 
     async def has(self, key: str) -> bool:
         """Whether a key is there."""

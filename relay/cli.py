@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 import uvloop
 
-from relay import __version__, cli_events, cli_feishu, logs, settings
+from relay import __version__, cli_events, cli_feishu, journalview, logs, settings
 from relay.cli_events import ConfigOption
 from relay.errors import JournalError, RelayError, SettingsError
 
@@ -108,15 +108,28 @@ def drain(
     ] = None,
     config: ConfigOption = None,
 ) -> None:
-    """Publish what a stopped replica's journal holds, and take nothing; exit 1 if some is left."""
+    """Publish what a stopped replica's journal holds, and take nothing; exit 1 if some is left.
+
+    A dead letter that only this journal has is left, too.
+    """
     loaded = settings.load(config).at(journal)
     if journal and not journal.exists():
         raise JournalError(f"{journal}: there is no such journal")
     logs.configure(loaded.log)
+    path = loaded.journal.path
     left = _run(_drain(loaded, timeout))
-    typer.echo(f"{loaded.journal.path}: {left:,} events left" if left else "Nothing is left.")
+    with journalview.opened(path) as view:
+        undecided = view.undecided()
     if left:
+        typer.echo(f"{path}: {left:,} events left")
+    if undecided:
+        typer.echo(
+            f"{path}: {undecided:,} dead letters that only this journal has; replay or discard"
+            f" each: relay events list --journal {path} --outcome dead_letter"
+        )
+    if left or undecided:
         raise typer.Exit(FAILED)
+    typer.echo("Nothing is left.")
 
 
 async def _drain(loaded: settings.Settings, timeout: float) -> int:  # noqa: ASYNC109 - a bound

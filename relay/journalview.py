@@ -78,6 +78,12 @@ class JournalView:
             raise EventNotFoundError(f"the journal has no event {event_id}")
         return _entry(row[:-1]), row[-1]
 
+    def undecided(self) -> int:
+        """Count the dead letters that are kept for a decision."""
+        marks = ", ".join("?" * len(UNDECIDED))
+        sql = f"SELECT count(*) FROM events WHERE reason IN ({marks})"  # noqa: S608 - marks
+        return int(self._connection.execute(sql, UNDECIDED).fetchone()[0])
+
     def latest(self, app: str) -> dict[str, int]:
         """Give when an event of each type last came, Unix time in milliseconds."""
         sql = "SELECT event_type, max(received_at) FROM events WHERE app = ? GROUP BY event_type"

@@ -1,9 +1,11 @@
 """How a journal joins those that share claims: what it has published before is claimed first.
 
 A replica that ran alone claimed nothing. Before others may publish beside it, its past must be in
-the store, or an event that Feishu repeats to one of them would come twice.
+the store, or an event that Feishu repeats to one of them would come twice. The same when the store
+was emptied; a replica notices by the mark under its own name.
 """
 
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
@@ -13,6 +15,8 @@ from relay.journal import Journal
 
 #: Rows of the journal that are claimed at once.
 PAGE = 2000
+#: Seconds between two looks for the own mark.
+LOOK = 10.0
 
 
 class Store(Protocol):
@@ -22,7 +26,7 @@ class Store(Protocol):
         """Claim events; give the positions that others have."""
 
     async def announce(self, replica: str, owner: str) -> None:
-        """Say that a replica's past is in the store."""
+        """Say that a replica's past is in the store, as long as there is a past to repeat."""
 
     async def announced(self, replica: str) -> bool:
         """Whether a replica's past is in the store."""
@@ -32,7 +36,7 @@ Entry = Callable[[], Awaitable[None]]
 
 
 class Seeding:
-    """The entry of one process, to be called until it has returned once."""
+    """The entry of one process, to be called before whatever it claims."""
 
     def __init__(self, journal: Journal, store: Store, replica: str, after: str) -> None:
         """`replica` is this one's name, `after` that of one that must have entered before."""
@@ -41,19 +45,28 @@ class Seeding:
         self._replica = replica
         self._after = after
         self._entered = False
+        #: Monotonic time at which the store is looked at again.
+        self._again_at = 0.0
 
     async def enter(self) -> None:
         """Bring in the past, and ask for the other's; raises ClaimsError while it is not done."""
-        if self._entered:
+        if time.monotonic() < self._again_at:
             return
-        if not self._journal.claims_seeded:
+        if not (self._journal.claims_seeded and await self._is_marked()):
             await self._seed()
         if self._replica:
             await self._store.announce(self._replica, self._journal.id)
-        if self._after not in {"", self._replica} and not await self._store.announced(self._after):
+        if not self._entered and not await self._is_our_turn():
             message = f"waits until {self._after} has brought in what it has published before"
             raise ClaimsAwaitedError(message)
         self._entered = True
+        self._again_at = time.monotonic() + LOOK
+
+    async def _is_marked(self) -> bool:
+        return not self._replica or await self._store.announced(self._replica)
+
+    async def _is_our_turn(self) -> bool:
+        return self._after in {"", self._replica} or await self._store.announced(self._after)
 
     async def _seed(self) -> None:
         seq = 0

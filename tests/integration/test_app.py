@@ -13,10 +13,12 @@ from aiokafka import AIOKafkaConsumer
 from pydantic import SecretStr
 from typer.testing import CliRunner
 
+from relay import journalview
 from relay.app import Relay
 from relay.cli import app as command
 from relay.envelope import CLOCK_SKEW
 from relay.errors import JournalLockedError
+from relay.events import DeadLetterReason, Outcome, Settlement
 from relay.gateway import GatewayOptions
 from relay.settings import Claims, Delivery, Settings
 from relay.smallfeishu import Fate, SmallFeishu
@@ -348,6 +350,18 @@ async def test_drain_refuses_a_journal_in_use(
             await Relay(config).drain(1)
 
 
+async def keep_for_a_decision(path: Path, event_id: str) -> None:
+    """Have an event end as a dead letter of which Kafka has no value."""
+    with journalview.opened(path) as view:
+        view.replay(event_id)
+    async with journal_at(path) as journal:
+        (row,) = await journal.pending(1, 1)
+        reason = DeadLetterReason.TOO_LARGE
+        await journal.settle(
+            [Settlement(seq=row.seq, outcome=Outcome.DEAD_LETTER, reason=reason)], 1
+        )
+
+
 async def test_drain_command(
     embedded_kafka: str, topic_prefix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -368,6 +382,9 @@ async def test_drain_command(
     monkeypatch.setenv("RELAY_KAFKA__BOOTSTRAP_SERVERS", embedded_kafka)
     code, said = await run()
     assert (code, "Nothing is left" in said) == (0, True)
+    await keep_for_a_decision(tmp_path / "old" / "journal.db", "a")
+    code, said = await run()
+    assert (code, "1 dead letters that only this journal has" in said) == (1, True)
     arguments[2] = str(tmp_path / "none.db")
     assert (await run())[0] == 1
     assert not (tmp_path / "none.db").exists()

@@ -12,7 +12,7 @@ from pydantic import SecretStr
 from structlog.testing import capture_logs
 
 from relay import claims as claims_module
-from relay import claimstore
+from relay import claimstore, seeding
 from relay.claims import Claims
 from relay.errors import ClaimsRefusedError, ClaimsUnavailableError
 from relay.events import Outcome, Settlement, StoredEvent, Transport, Verdict
@@ -107,6 +107,27 @@ async def test_newcomer_publishes_nothing_before_the_old_one_has_entered(
         await one.look()
         async with asyncio.timeout(10):
             assert Verdict(lost=frozenset({0})) == await asking
+    await one.close()
+    await other.close()
+
+
+async def test_emptied_store_learns_again_what_was_published(
+    server: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And for no longer than it matters: the mark goes with the window."""
+    monkeypatch.setattr(seeding, "LOOK", 0.0)
+    async with journal_at(tmp_path / "old.db") as old:
+        await old.add(event("published"))
+        await old.settle([Settlement(seq=1, outcome=Outcome.PUBLISHED)], 1)
+        one, other = claims(server.url), claims(server.url)
+        one.entry = Seeding(old, one, "relay-0", "relay-0").enter
+        await one.look()
+        server.call("FLUSHALL")
+        await one.ask([stored("next")], old.id)
+        verdict = await other.ask([stored("published"), stored("b")], "journal-2")
+        assert verdict == Verdict(lost=frozenset({0}))
+    left = int(server.call("TTL", "relay:replica:relay-0").strip(b":\r\n"))
+    assert WINDOW - 60 < left <= WINDOW
     await one.close()
     await other.close()
 

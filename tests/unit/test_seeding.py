@@ -100,6 +100,52 @@ async def test_entry_goes_on_after_a_failure(tmp_path: Path) -> None:
             assert store.names == {"relay-0": journal.id}
 
 
+async def test_store_that_was_emptied_is_filled_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By each replica with what it has published, so that newcomers do not wait for ever."""
+    monkeypatch.setattr(seeding, "LOOK", 0.0)
+    store = MemoryStore()
+    old, new = tmp_path / "old.db", tmp_path / "new.db"
+    async with journal_at(old) as first, journal_at(new) as second:
+        await publish(first, "a")
+        running = Seeding(first, store, "relay-0", "relay-0")
+        await running.enter()
+        store.owners.clear()
+        store.names.clear()
+        newcomer = Seeding(second, store, "relay-1", "relay-0")
+        with pytest.raises(ClaimsAwaitedError, match="relay-0"):
+            await newcomer.enter()
+        await running.enter()
+        assert store.owners == {"a": first.id}
+        await newcomer.enter()
+
+
+async def test_who_has_entered_waits_for_nobody_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(seeding, "LOOK", 0.0)
+    store = MemoryStore()
+    store.names["relay-0"] = "its journal"
+    async with journal_at(tmp_path / "j.db") as journal:
+        entry = Seeding(journal, store, "relay-1", "relay-0")
+        await entry.enter()
+        store.names.clear()
+        await entry.enter()
+        assert store.names == {"relay-1": journal.id}
+
+
+async def test_store_is_looked_at_now_and_then(tmp_path: Path) -> None:
+    store = MemoryStore()
+    async with journal_at(tmp_path / "j.db") as journal:
+        entry = Seeding(journal, store, "relay-0", "relay-0")
+        await entry.enter()
+        calls = store.calls
+        for _ in range(100):
+            await entry.enter()
+        assert store.calls == calls
+
+
 async def test_newcomer_waits_for_the_one_that_ran_alone(tmp_path: Path) -> None:
     store = MemoryStore()
     old, new = tmp_path / "old.db", tmp_path / "new.db"
