@@ -245,7 +245,7 @@ class Traces(_Section):
         except ModuleNotFoundError:
             found = None
         if not found:
-            raise ValueError("needs OpenTelemetry: pip install 'relay[traces]'")
+            raise ValueError("needs OpenTelemetry, which requirements/traces.txt names")
         return endpoint
 
 
