@@ -245,7 +245,7 @@ class Traces(_Section):
         except ModuleNotFoundError:
             found = None
         if not found:
-            raise ValueError("needs OpenTelemetry, which requirements/traces.txt names")
+            raise ValueError("needs OpenTelemetry: requirements/traces.txt")
         return endpoint
 
 

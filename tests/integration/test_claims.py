@@ -1,6 +1,7 @@
 """Claims against a real Redis: one journal gets an event, whatever the store does meanwhile."""
 
 import asyncio
+import re
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -26,6 +27,7 @@ from tests.ports import free_port
 from tests.redis_server import RedisServer, redis_server
 
 WINDOW = 86_400
+CONFIGURATION = Path(__file__).parents[2] / "docs" / "configuration.md"
 
 
 @pytest.fixture
@@ -313,6 +315,41 @@ async def test_release_waits_for_the_store(
     with pytest.raises(ClaimsUnavailableError):
         await one.release("journal-1", 0)
     await one.close()
+
+
+def granted(server: RedisServer, *more: str) -> str:
+    """Make the user of docs/configuration.md and nobody else; give its URL."""
+    (line,) = re.findall(r"^ *(ACL SETUSER relay .*)$", CONFIGURATION.read_text(), re.MULTILINE)
+    assert server.call(*line.split(), *more) == b"+OK\r\n"
+    server.call("ACL", "SETUSER", "default", "off")
+    return server.url.replace("://", "://relay:password@")
+
+
+async def do_everything(one: Claims) -> None:
+    batch = [stored("a"), stored("b")]
+    await one.version()
+    assert Verdict() == await one.ask(batch, "journal-1")
+    assert frozenset({0, 1}) == await one.claim(batch, "journal-2")
+    heirs = [replace(event, origin="journal-1") for event in batch]
+    assert frozenset() == await one.claim(heirs, "journal-3")
+    await one.announce("relay-0", "journal-1")
+    assert await one.announced("relay-0")
+    await one.release("journal-3", 0)
+    await one.close()
+
+
+async def test_documented_rights_are_enough(server: RedisServer) -> None:
+    await do_everything(claims(granted(server)))
+
+
+async def test_documented_rights_are_enough_in_a_cluster(tmp_path: Path) -> None:
+    (more,) = re.findall(r"for a cluster also `([^`]+)`", CONFIGURATION.read_text())
+    bus = ("--cluster-port", str(free_port()))
+    with redis_server(tmp_path, "--cluster-enabled", "yes", *bus) as server:
+        server.call("CLUSTER", "ADDSLOTSRANGE", "0", "16383")
+        await until(lambda: b"cluster_state:ok" in server.call("CLUSTER", "INFO"))
+        url = granted(server, *more.split()).replace("redis:", "redis+cluster:")
+        await do_everything(claims(url))
 
 
 async def test_cluster(tmp_path: Path) -> None:

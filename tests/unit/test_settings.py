@@ -370,7 +370,7 @@ def test_traces_want_what_exports_them(found: object, monkeypatch: pytest.Monkey
         monkeypatch, {"RELAY_TRACES__ENDPOINT": "http://collector:4318/v1/traces"}
     )
     assert mistake == (
-        "traces.endpoint (RELAY_TRACES__ENDPOINT): needs OpenTelemetry, which requirements/traces.txt names"
+        "traces.endpoint (RELAY_TRACES__ENDPOINT): needs OpenTelemetry: requirements/traces.txt"
     )
 
 
