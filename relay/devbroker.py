@@ -40,8 +40,8 @@ class EmbeddedBroker:
             from confluent_kafka import KafkaException, Producer  # noqa: PLC0415 - optional
         except ImportError:
             raise BrokerError(
-                "The embedded broker comes with the package confluent-kafka, which `make dev` "
-                "installs; or name a real broker in RELAY_KAFKA__BOOTSTRAP_SERVERS."
+                "The embedded broker needs a package more: pip install confluent-kafka; "
+                "or name a real broker in RELAY_KAFKA__BOOTSTRAP_SERVERS."
             ) from None
         options = {"test.mock.num.brokers": 1, "bootstrap.servers": "replaced", "log_level": 0}
         try:
