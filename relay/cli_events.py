@@ -193,6 +193,12 @@ def import_events(
     path = _path(journal, config)
     taken = handover.read(file, path)
     typer.echo(f"{path}: {taken.added:,} events added, {taken.known:,} known already")
+    if taken.open:
+        typer.echo(
+            f"{taken.open:,} are pending here too, and may be left to the lost replica: keep the"
+            " file, and import it again when relay has settled them"
+        )
+        raise typer.Exit(1)
 
 
 def _record(stored: StoredEvent, journal: Path | None, config: Path | None) -> dict[str, object]:

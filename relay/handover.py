@@ -39,6 +39,7 @@ _PENDING = (
     f"SELECT seq, {', '.join(_FIELDS)}, origin, body FROM events"  # noqa: S608 - constants
     " WHERE outcome IS NULL ORDER BY seq"
 )
+_COUNT_PENDING = "SELECT count(*) FROM events WHERE outcome IS NULL"
 _EXPORTED = (
     "UPDATE events SET outcome = ?, reason = ?, settled_at = ? WHERE outcome IS NULL AND seq <= ?"
 )
@@ -56,25 +57,38 @@ class Taken:
     added: int
     #: The journal had them already.
     known: int
+    #: Pending here on their own account: what becomes of them, and so of the file's, is open.
+    open: int
 
 
 def write(journal: Path, target: Path) -> int:
     """Take the pending events out of a journal that the caller has locked; give how many.
 
     First the whole file is on disk, then the journal lets go, then the file gets its name: after a
-    crash the same call goes on. Raises HandoverError or OSError.
+    crash the same call goes on. Raises HandoverError, also if the file is whole by that and more
+    has come since; or OSError.
     """
     if target.exists():
         raise HandoverError(f"{target}: is there already; name another file")
     draft = target.with_name(target.name + ".part")
     with closing(journalfile.connect(journal)) as connection:
-        if (count := _finished(connection, draft)) is None:
+        finished = _finished(connection, draft)
+        if finished is None:
             count, last_seq = _write_draft(connection, draft)
             values = (Outcome.DUPLICATE, EXPORTED, int(time.time() * 1000), last_seq)
+            journalfile.sync_directory(draft.parent)
             journalfile.transaction(connection, lambda: connection.execute(_EXPORTED, values))
-    draft.rename(target)
-    journalfile.sync_directory(target.parent)
-    return count
+        draft.rename(target)
+        journalfile.sync_directory(target.parent)
+        if finished is None:
+            return count
+        more = connection.execute(_COUNT_PENDING).fetchone()[0]
+    if more:
+        message = (
+            f"{target}: has the {finished} events of an export that had broken off; the journal"
+        )
+        raise HandoverError(f"{message} has {more} more since then: export again, to another file")
+    return finished
 
 
 def _write_draft(connection: sqlite3.Connection, draft: Path) -> tuple[int, int]:
@@ -108,7 +122,9 @@ def _finished(connection: sqlite3.Connection, draft: Path) -> int | None:
 def read(source: Path, journal: Path) -> Taken:
     """Put the events of a file into a journal, which a relay may own; a second time adds none.
 
-    Raises HandoverError, JournalError or OSError.
+    What is `open` calls for a second time, after it is settled: only then it is known whether our
+    copy was published, or left to the one that the file has. Raises HandoverError, JournalError or
+    OSError.
     """
     origin, events = _parsed(source)
     if not journal.exists():
@@ -119,20 +135,30 @@ def read(source: Path, journal: Path) -> Taken:
         if origin == _id(connection):
             raise HandoverError(f"{journal}: is the journal that {source} was taken from")
         journalfile.begin_if_idle(journal, connection)
-        added = 0
+        added = pending = 0
         for first in range(0, len(events), ROWS):
-            part = events[first : first + ROWS]
-            added += journalfile.transaction(connection, partial(_add, connection, origin, part))
-    return Taken(added=added, known=len(events) - added)
+            work = partial(_add, connection, origin, events[first : first + ROWS])
+            more_added, more_pending = journalfile.transaction(connection, work)
+            added += more_added
+            pending += more_pending
+    return Taken(added=added, known=len(events) - added - pending, open=pending)
 
 
-def _add(connection: sqlite3.Connection, origin: str, events: list[dict[str, Any]]) -> int:
-    """Put events behind all others; what is on its way or published here stays as it is."""
-    added = 0
+def _add(
+    connection: sqlite3.Connection, origin: str, events: list[dict[str, Any]]
+) -> tuple[int, int]:
+    """Put events behind all others; what is on its way or published here stays as it is.
+
+    Gives how many were added, and how many are on their way here on their own account.
+    """
+    added = pending = 0
     for event in events:
         # Each journal that it has passed through may have claimed it.
         comes_from = " ".join(filter(None, (event["origin"], origin)))
         known = connection.execute(_KNOWN, (event["app"], event["event_id"])).fetchone()
+        if known and known[1] is None and known[2] != comes_from:
+            pending += 1
+            continue
         if known and not _was_left_to(comes_from, known, replayed=bool(event["replayed"])):
             continue
         if known:
@@ -140,7 +166,7 @@ def _add(connection: sqlite3.Connection, origin: str, events: list[dict[str, Any
         values = [event[name] for name in _FIELDS]
         connection.execute(_ADD, (*values, comes_from, b64decode(event["body"])))
         added += 1
-    return added
+    return added, pending
 
 
 def _was_left_to(origin: str, known: tuple[int, str | None, str | None], *, replayed: bool) -> bool:

@@ -56,7 +56,7 @@ def test_pending_events_move(old: Path, new: Path, tmp_path: Path) -> None:
     """With everything that belongs to them; the old journal keeps only their ids."""
     file = tmp_path / "events"
     assert handover.write(old, file) == 2
-    assert handover.read(file, new) == handover.Taken(added=2, known=0)
+    assert handover.read(file, new) == handover.Taken(added=2, known=0, open=0)
     assert endings(old) == [
         ("done", "published", None),
         ("a", "duplicate", EXPORTED),
@@ -77,7 +77,7 @@ def test_pending_events_move(old: Path, new: Path, tmp_path: Path) -> None:
 def test_second_import_adds_none(old: Path, new: Path, tmp_path: Path) -> None:
     handover.write(old, tmp_path / "events")
     handover.read(tmp_path / "events", new)
-    assert handover.read(tmp_path / "events", new) == handover.Taken(added=0, known=2)
+    assert handover.read(tmp_path / "events", new) == handover.Taken(added=0, known=2, open=0)
 
 
 def test_import_into_its_own_journal_is_refused(old: Path, tmp_path: Path) -> None:
@@ -112,6 +112,26 @@ def test_export_that_died_is_finished_by_the_next(
     assert handover.read(tmp_path / "events", new).added == 2
 
 
+def test_export_that_died_tells_what_came_after_it(
+    old: Path, new: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The replica ran once more in between: the old file is whole, and is not all."""
+
+    def die(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "rename", die)
+        with pytest.raises(KeyboardInterrupt):
+            handover.write(old, tmp_path / "events")
+    asyncio.run(fill(old, "later"))
+    with pytest.raises(HandoverError, match=r"2 events.*1 more.*another file"):
+        handover.write(old, tmp_path / "events")
+    assert handover.read(tmp_path / "events", new).added == 2
+    assert handover.write(old, tmp_path / "more") == 1
+    assert handover.read(tmp_path / "more", new).added == 1
+
+
 def test_draft_is_on_disk_before_the_journal_lets_go(
     old: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -129,7 +149,7 @@ def test_draft_is_on_disk_before_the_journal_lets_go(
     monkeypatch.setattr(os, "fsync", watched_sync)
     monkeypatch.setattr(journalfile, "transaction", watched)
     handover.write(old, tmp_path / "events")
-    assert order[:2] == ["fsync", "let go"]
+    assert order[:3] == ["fsync", "fsync", "let go"], "the file, and its name"
 
 
 @pytest.mark.parametrize("cut", [1, 3])
@@ -223,7 +243,7 @@ async def test_event_that_was_left_to_the_old_replica_is_taken_up(tmp_path: Path
         assert endings(new) == [("a", "duplicate", OTHER_REPLICA)]
         handover.write(old, tmp_path / "events")
         taken = await asyncio.to_thread(handover.read, tmp_path / "events", new)
-        assert taken == handover.Taken(added=2, known=0)
+        assert taken == handover.Taken(added=2, known=0, open=0)
         await until(lambda: len(kafka.records) == 2)
         await until(lambda: drained(metrics))
     assert published(kafka) == ["a", "b"]
@@ -241,6 +261,26 @@ async def test_file_taken_in_by_two_replicas_is_published_once(tmp_path: Path) -
         async with journal_at(new, metrics) as journal, replica(journal, kafka, metrics, claims):
             await until(partial(drained, metrics))
     assert published(kafka) == ["a", "c"]
+
+
+async def test_event_that_is_still_pending_here_is_not_known_yet(tmp_path: Path) -> None:
+    """It may end as left to the lost replica, whose claim it is; a second import finds it so."""
+    old, new, claims = tmp_path / "old.db", tmp_path / "new.db", MemoryClaims()
+    kafka, metrics = MemoryKafka(), Metrics()
+    claims.owners["a"] = await fill(old, "a")
+    await fill(new, "a")
+    handover.write(old, tmp_path / "events")
+    assert handover.read(tmp_path / "events", new) == handover.Taken(added=0, known=0, open=1)
+    async with journal_at(new, metrics) as journal, replica(journal, kafka, metrics, claims):
+        await until(lambda: drained(metrics))
+        assert published(kafka) == []
+        taken = await asyncio.to_thread(handover.read, tmp_path / "events", new)
+        assert taken == handover.Taken(added=1, known=0, open=0)
+        await until(lambda: bool(kafka.records))
+        await until(lambda: drained(metrics))
+        taken = await asyncio.to_thread(handover.read, tmp_path / "events", new)
+    assert taken == handover.Taken(added=0, known=1, open=0)
+    assert published(kafka) == ["a"]
 
 
 async def test_event_may_move_on(tmp_path: Path) -> None:
