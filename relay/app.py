@@ -188,7 +188,9 @@ class Relay:
         from relay.claims import Claims
         from relay.seeding import Seeding
 
-        claims = Claims(settings, self._settings.journal.dedupe_window, self.metrics)
+        # As much as a timestamp may lie ahead, clocks of two replicas may differ.
+        window = self._settings.journal.dedupe_window + 2 * CLOCK_SKEW / 1000
+        claims = Claims(settings, window, self.metrics)
         claims.entry = Seeding(journal, claims, settings.replica, settings.after).enter
         return claims
 

@@ -10,6 +10,7 @@ import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from operator import methodcaller
 from typing import TYPE_CHECKING, TypeVar
 
 import structlog
@@ -104,16 +105,16 @@ class Claims:
         """
         keys = [key for key, seq in self._fresh.items() if seq >= first_seq]
         deadline = time.monotonic() + RELEASE_PATIENCE
-        while True:
+        while part := keys[:CALL_KEYS]:
             try:
-                await self._within(lambda store: store.drop(keys, owner))
+                await self._within(methodcaller("drop", part, owner))
             except ClaimsError:
                 if time.monotonic() > deadline:
                     raise
                 await asyncio.sleep(self._wait)
             else:
-                self._fresh.clear()
-                return
+                keys = keys[CALL_KEYS:]
+        self._fresh.clear()
 
     async def look(self) -> None:
         """See from time to time whether the store is there, while there is nothing to claim."""
@@ -139,7 +140,7 @@ class Claims:
     async def _claim(
         self, events: Sequence[StoredEvent], owner: str, fresh: dict[str, int]
     ) -> frozenset[int]:
-        """Claim, and note in `fresh` the keys that nobody had."""
+        """Claim, and note in `fresh` the keys that nobody had, or of which that is not known."""
         groups: dict[str | None, list[int]] = {}
         for position, event in enumerate(events):
             # An operator wants a replayed event once more, whoever published it first.
@@ -150,11 +151,17 @@ class Claims:
             for first in range(0, len(positions), CALL_KEYS):
                 part = positions[first : first + CALL_KEYS]
                 keys = [self._key(events[position]) for position in part]
-                answer = await self._call(keys, owner, origin)
+                seqs = [events[position].seq for position in part]
+                try:
+                    answer = await self._call(keys, owner, origin)
+                except ClaimsError:
+                    # It may have been done; the next try would find them as our own.
+                    fresh |= zip(keys, seqs, strict=True)
+                    raise
                 lost += (part[place] for place in answer.lost)
                 if len(answer.held) < len(keys):
                     free = (place for place in range(len(keys)) if place not in answer.held)
-                    fresh |= {keys[place]: events[part[place]].seq for place in free}
+                    fresh |= {keys[place]: seqs[place] for place in free}
         return frozenset(lost)
 
     def _key(self, event: StoredEvent) -> str:

@@ -36,7 +36,11 @@ end
 return held
 """
 
-_DROP = "if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end"
+_DROP = """
+for _, key in ipairs(KEYS) do
+  if redis.call('GET', key) == ARGV[1] then redis.call('DEL', key) end
+end
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,11 +141,6 @@ class _Keys:
     def __init__(self, client: Any) -> None:
         self._client = client
 
-    async def drop(self, keys: Sequence[str], owner: str) -> None:
-        """Remove those that are still the owner's."""
-        for key in keys:
-            await self._client.eval(_DROP, 1, key, owner)
-
     async def put(self, key: str, value: str, seconds: int) -> None:
         """Set a key for so long."""
         await self._client.set(key, value, ex=seconds)
@@ -158,6 +157,7 @@ class _Server(_Keys):
         super().__init__(client)
         self._sentinels = sentinels
         self._script = client.register_script(_SCRIPT)
+        self._drop = client.register_script(_DROP)
 
     async def claim(
         self, keys: Sequence[str], owner: str, seconds: int, heir_of: Sequence[str]
@@ -166,6 +166,10 @@ class _Server(_Keys):
         places = await self._script(keys=keys, args=(owner, seconds, *heir_of))
         lost = [place - 1 for place in places if place > 0]
         return Answer(lost, {abs(place) - 1 for place in places})
+
+    async def drop(self, keys: Sequence[str], owner: str) -> None:
+        """Remove many keys in one call."""
+        await self._drop(keys=keys, args=(owner,))
 
     async def version(self) -> str:
         """Ask the server."""
@@ -183,25 +187,27 @@ class _Cluster(_Keys):
     async def claim(
         self, keys: Sequence[str], owner: str, seconds: int, heir_of: Sequence[str]
     ) -> Answer:
-        """Claim many keys in one pipeline; inherited ones, which are few, one by one."""
-        if heir_of:
-            holders = [await self._inherit(key, owner, seconds, heir_of) for key in keys]
-        else:
-            pipeline = self._client.pipeline()
-            for key in keys:
+        """Claim many keys in one pipeline."""
+        pipeline = self._client.pipeline()
+        for key in keys:
+            if heir_of:
+                pipeline.eval(_SCRIPT, 1, key, owner, seconds, *heir_of)
+            else:
                 pipeline.set(key, owner, nx=True, get=True, ex=seconds)
-            holders = await pipeline.execute()
-        held = {place: holder for place, holder in enumerate(holders) if holder is not None}
-        return Answer([place for place in held if held[place] != owner.encode()], held)
+        answers = await pipeline.execute()
+        if heir_of:
+            # One place, of one key: another's, the owner's own below zero, or none.
+            held = {place: held[0] < 0 for place, held in enumerate(answers) if held}
+        else:
+            held = {place: held == owner.encode() for place, held in enumerate(answers) if held}
+        return Answer([place for place, own in held.items() if not own], held)
 
-    async def _inherit(
-        self, key: str, owner: str, seconds: int, heir_of: Sequence[str]
-    ) -> bytes | None:
-        """Claim one key; give who had it, in this script's terms."""
-        held = await self._client.eval(_SCRIPT, 1, key, owner, seconds, *heir_of)
-        if not held:
-            return None
-        return owner.encode() if held[0] < 0 else b""
+    async def drop(self, keys: Sequence[str], owner: str) -> None:
+        """Remove many keys in one pipeline."""
+        pipeline = self._client.pipeline()
+        for key in keys:
+            pipeline.eval(_DROP, 1, key, owner)
+        await pipeline.execute()
 
     async def version(self) -> str:
         """Ask one of the nodes."""

@@ -314,6 +314,17 @@ async def test_event_is_remembered_while_its_request_could_pass(tmp_path: Path) 
         assert journal._writer._window >= latest - first
 
 
+async def test_claim_outlives_the_request_on_every_replica(tmp_path: Path) -> None:
+    """One replica's clock may be behind that of the one which has published the event."""
+    claims = Claims(url=SecretStr("redis://127.0.0.1"))
+    config = settings(tmp_path, "127.0.0.1:1", "p.").model_copy(update={"claims": claims})
+    relay = Relay(config)
+    async with AsyncExitStack() as stack:
+        made = relay._claims(relay._journal(stack))
+        assert made
+        assert made._seconds >= 24 * 3600 + 2 * CLOCK_SKEW / 1000
+
+
 async def leave(path: Path, *names: str) -> None:
     """Leave a journal behind as a replica does that is gone."""
     async with journal_at(path / "journal.db") as journal:

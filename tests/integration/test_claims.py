@@ -3,7 +3,7 @@
 import asyncio
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -152,6 +152,48 @@ async def test_unpublished_claims_are_let_go(server: RedisServer) -> None:
     assert b"journal-1" in server.call("GET", "relay:default:new")
     await one.close()
     await other.close()
+
+
+async def test_claim_whose_answer_was_lost_is_let_go(
+    server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second try finds the key as our own; it was free before the first."""
+    one = claims(server.url)
+    claim, failures = claimstore._Server.claim, [TimeoutError()]
+
+    async def claim_unheard(self: claimstore._Server, *arguments: Any) -> claimstore.Answer:
+        answer = await claim(self, *arguments)
+        if failures:
+            raise failures.pop()
+        return answer
+
+    monkeypatch.setattr(claimstore._Server, "claim", claim_unheard)
+    await one.ask([stored("a")], "journal-1")
+    assert b"journal-1" in server.call("GET", "relay:default:a")
+    await one.release("journal-1", 0)
+    assert b"$-1" in server.call("GET", "relay:default:a")
+    await one.close()
+
+
+async def test_many_claims_are_let_go_in_few_calls(
+    server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A call has a time limit, however many keys there are; what is gone is not sent again."""
+    one, count = claims(server.url), 2 * claims_module.CALL_KEYS + 1
+    await one.ask([stored(f"e-{n}") for n in range(count)], "journal-1")
+    drop, sizes = claimstore._Server.drop, []
+
+    async def drop_unheard(self: claimstore._Server, keys: Sequence[str], owner: str) -> None:
+        await drop(self, keys, owner)
+        sizes.append(len(keys))
+        if len(sizes) == 2:
+            raise TimeoutError
+
+    monkeypatch.setattr(claimstore._Server, "drop", drop_unheard)
+    await one.release("journal-1", 0)
+    assert sizes == [500, 500, 500, 1]
+    assert server.call("DBSIZE") == b":0\r\n"
+    await one.close()
 
 
 async def test_apps_are_apart(server: RedisServer) -> None:
