@@ -33,6 +33,7 @@ _REFUSED = (
     errors.IncompatibleBrokerVersion,
     errors.InvalidReplicationFactorError,
     errors.PolicyViolationError,
+    errors.InvalidTimestampError,
 )
 #: A producer's end: another one was opened, or its transaction took too long. Brokers say the same.
 _OUSTED = (errors.ProducerFenced, errors.InvalidProducerEpoch)

@@ -4,6 +4,7 @@ It never decides what to publish, and after any failure it is opened anew: no gu
 """
 
 import asyncio
+import time
 import uuid
 from collections.abc import AsyncIterable, AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -65,7 +66,11 @@ class _Batch:
     def append(self, record: Record, position: int) -> bool:
         """Add a record, unless the batch is full."""
         appended = self.builder.append(
-            timestamp=record.timestamp, key=record.key, value=record.value, headers=record.headers
+            # Kafka refuses a time that is more than an hour ahead: a clock may have been.
+            timestamp=min(record.timestamp, _now()),
+            key=record.key,
+            value=record.value,
+            headers=record.headers,
         )
         if appended is None:
             return False
@@ -299,6 +304,11 @@ class AtLeastOncePublisher(_Session):
         del last_seq
         async with kafka.translated(), asyncio.timeout(self._settings.timeout):
             await self._send(self._opened(), records)
+
+
+def _now() -> int:
+    """Unix time in milliseconds."""
+    return int(time.time() * 1000)
 
 
 def _forget_failure(producer: AIOKafkaProducer) -> None:

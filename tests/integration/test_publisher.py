@@ -1,6 +1,7 @@
 """What the dispatcher relies on: the same of the fake, the embedded broker and a real Kafka."""
 
 import asyncio
+import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import suppress
@@ -159,14 +160,20 @@ def place(request: pytest.FixtureRequest, topic_prefix: str) -> Place:
     return broker_place(kafka.bootstrap, topic_prefix, kind, real=True)
 
 
-def record(topic: str, key: str, value: bytes | None, *headers: tuple[str, bytes]) -> Record:
+def record(
+    topic: str,
+    key: str,
+    value: bytes | None,
+    *headers: tuple[str, bytes],
+    timestamp: int = 1_767_323_045_678,
+) -> Record:
     return Record(
         outcome=Outcome.PUBLISHED,
         topic=topic,
         key=key.encode(),
         value=value,
         headers=list(headers),
-        timestamp=1_767_323_045_678,
+        timestamp=timestamp,
     )
 
 
@@ -417,6 +424,29 @@ async def test_too_large_record_is_named_and_nothing_stays(place: Place) -> None
         if place.transactions:
             found = await place.see(4)
             assert [one.value for one in found] == [b"0", b"1", b"2", b"marker"]
+    finally:
+        await publisher.close()
+
+
+async def test_record_from_the_future_holds_up_nothing(
+    kafka: Broker, topic_prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A clock was two hours ahead: Kafka refuses while it is, and no longer."""
+    place = broker_place(kafka.bootstrap, topic_prefix, "exactly-once", real=True)
+    now = int(time.time() * 1000)
+    ahead = record(place.topic, "k", b"1", timestamp=now + 2 * 3_600_000)
+    publisher = place.make()
+    try:
+        await opened(publisher, place.journal_id)
+        with monkeypatch.context() as patched:
+            patched.setattr(publisher_module, "_now", lambda: now + 2 * 3_600_000)
+            with pytest.raises(KafkaRefusedError, match="InvalidTimestamp"):
+                await publish(publisher, [ahead], 1)
+        await publisher.close()
+        await opened(publisher, place.journal_id)
+        await publish(publisher, [ahead], 1)
+        (seen,) = await place.see(1)
+        assert now <= seen.timestamp < now + 60_000
     finally:
         await publisher.close()
 
@@ -725,6 +755,7 @@ def test_error_is_said_in_one_line(error: Exception, expected: str) -> None:
         (errors.InvalidProducerEpoch(), ProducerOustedError),
         (errors.TopicAuthorizationFailedError(), KafkaRefusedError),
         (errors.SaslAuthenticationFailed(), KafkaRefusedError),
+        (errors.InvalidTimestampError(), KafkaRefusedError),
         (errors.NotLeaderForPartitionError(), KafkaUnavailableError),
         (TimeoutError(), KafkaUnavailableError),
         (ConnectionResetError(), KafkaUnavailableError),

@@ -2,7 +2,7 @@
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterable, AsyncIterator
 from contextlib import asynccontextmanager, closing, suppress
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from relay import dispatcher as dispatcher_module
 from relay import journalfile
 from relay.dispatcher import Dispatcher
 from relay.errors import FencedError, KafkaRefusedError, KafkaUnavailableError
-from relay.events import DeadLetterReason, Outcome
+from relay.events import DeadLetterReason, Outcome, Record
 from relay.journal import Journal
 from relay.metrics import Account, Metrics
 from relay.normalize import Router
@@ -86,6 +86,48 @@ async def test_events_are_published_in_order_and_settled(path: Path) -> None:
     assert expected == metrics.account()
     assert {("published", None)} == {(outcome, reason) for _, outcome, reason in endings(path)}
     assert metrics.registry.get_sample_value("relay_end_to_end_seconds_count") == 2500
+
+
+class NarrowPublisher(MemoryPublisher):
+    """To a Kafka that takes no more than so many records before time is up."""
+
+    fits = 100
+
+    def __init__(self, kafka: MemoryKafka) -> None:
+        super().__init__(kafka)
+        self.sizes: list[int] = []
+
+    async def publish(self, records: AsyncIterable[Record], last_seq: int) -> None:
+        batch = [one async for one in records]
+        self.sizes.append(len(batch))
+        if len(batch) > self.fits:
+            raise KafkaUnavailableError("time is up")
+
+        async def again() -> AsyncIterator[Record]:
+            for one in batch:
+                yield one
+
+        await super().publish(again(), last_seq)
+
+
+async def test_batch_for_which_time_is_too_short_is_made_smaller(path: Path) -> None:
+    """An outage leaves a long backlog, and the same batch would fail for ever."""
+    kafka, metrics = MemoryKafka(), Metrics()
+    publisher = NarrowPublisher(kafka)
+    names = [f"e-{n}" for n in range(1000)]
+    async with journal_at(path, metrics, max_waiting=2000) as journal:
+        await add(journal, *names)
+        task = asyncio.create_task(Dispatcher(journal, publisher, ROUTER, metrics).run())
+        await until(lambda: drained(metrics))
+        assert published(kafka) == names
+        publisher.fits = 1000
+        await add(journal, *(f"f-{n}" for n in range(1000)))
+        await until(lambda: drained(metrics))
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+    assert publisher.sizes[:5] == [1000, 500, 250, 125, 62]
+    assert max(publisher.sizes[-3:]) > 100, "and larger again"
 
 
 async def test_new_events_are_taken_as_they_come(path: Path) -> None:
