@@ -86,7 +86,7 @@ class Dispatcher:
         #: The last seq that an offset of this journal can speak of.
         self._known_seq = journal.trusted_seq or 0
         self._wait = FIRST_WAIT
-        #: Events in the next batch at most; half of one that failed, as time may have been too short.
+        #: Events in the next batch at most: half of one for which time may have been too short.
         self._batch_events = BATCH_EVENTS
         #: Monotonic time at which Kafka last knew this process as the journal's only one.
         self._heard_at = 0.0

@@ -20,6 +20,8 @@ from relay.events import Callback, Challenge, DeadLetterReason, RawCallback, Tra
 
 #: Milliseconds that a request's timestamp may lie ahead of our clock.
 CLOCK_SKEW = 5 * 60 * 1000
+#: Characters of an event id at most; it is the key of a dead letter, which must fit into a record.
+LONGEST_ID = 512
 _BLOCK = 16
 _SECONDS = re.compile(r"[0-9]{1,12}")
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -193,7 +195,7 @@ def identify(body: Any) -> tuple[str | None, str | None, DeadLetterReason | None
     else:
         event_id = text(body["uuid"])
         event_type = text(event.get("type")) if isinstance(event, dict) else None
-    if event_id is None:
+    if event_id is None or len(event_id) > LONGEST_ID:
         return None, event_type, DeadLetterReason.NO_EVENT_ID
     if not isinstance(event, dict):
         return event_id, event_type, DeadLetterReason.NOT_AN_OBJECT

@@ -105,7 +105,8 @@ class Assembly:
         self._bound(message_id, message)
         if len(message.parts) < total:
             return None
-        del self._messages[message_id]
+        # It may have been the oldest of too many.
+        self._messages.pop(message_id, None)
         return b"".join(message.parts[place] for place in range(total))
 
     def expire(self, now: float) -> int:

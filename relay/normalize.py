@@ -220,7 +220,7 @@ def dead_letter(
 
 _DETAILS = {
     DeadLetterReason.NOT_AN_OBJECT: "the body, or its `event`, is not a JSON object",
-    DeadLetterReason.NO_EVENT_ID: "the body has no event id",
+    DeadLetterReason.NO_EVENT_ID: "the body has no event id, or one of over 512 characters",
     DeadLetterReason.NO_EVENT_TYPE: "the body has no event type",
     DeadLetterReason.TOO_LARGE: "the record is larger than the broker takes; the journal has it",
     DeadLetterReason.INTERNAL_ERROR: "relay failed to normalize the body; the journal has it",

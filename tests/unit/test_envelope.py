@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relay import envelope
-from relay.envelope import Credentials, EncryptKey
+from relay.envelope import LONGEST_ID, Credentials, EncryptKey
 from relay.errors import RejectedError, RejectReason
 from relay.events import Callback, Challenge, DeadLetterReason, RawCallback, Transport
 from tests.fakes import KEY, TOKEN, as_json, challenge, encrypt, payload, sign
@@ -316,6 +316,11 @@ def test_plain_body_that_is_no_object_has_no_token(body: bytes) -> None:
         ({"header": {"event_id": ""}, "event": {}}, "", DeadLetterReason.NO_EVENT_ID),
         ({"header": {"event_id": 5, "event_type": "t"}}, "t", DeadLetterReason.NO_EVENT_ID),
         ({"uuid": 5, "event": {"type": "t"}}, "t", DeadLetterReason.NO_EVENT_ID),
+        (
+            {"header": {"event_id": "i" * (LONGEST_ID + 1), "event_type": "t"}, "event": {}},
+            "t",
+            DeadLetterReason.NO_EVENT_ID,
+        ),
         ({"hello": "world"}, "", DeadLetterReason.NO_EVENT_ID),
     ],
 )

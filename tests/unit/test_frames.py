@@ -89,6 +89,16 @@ def test_all_that_waits_is_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch) -> 
     assert assembly.expire(1000.0) == 2
 
 
+def test_last_part_of_the_oldest_message_completes_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Although with it more waits than may."""
+    monkeypatch.setattr(frames, "MAX_WAITING_BYTES", 25)
+    assembly = frames.Assembly()
+    for name in ("a", "b"):
+        assert assembly.add(part(0, 2, name), b"1234567890", 0.0) is None
+    assert assembly.add(part(1, 2, "a"), b"1234567890", 0.0) == b"12345678901234567890"
+    assert assembly.expire(1000.0) == 1
+
+
 def test_first_of_two_headers_with_one_name_counts() -> None:
     frame = Frame()
     frame.headers.add(key="type", value="event")

@@ -118,7 +118,11 @@ def test_long_connection_is_named() -> None:
     ("body", "reason", "detail"),
     [
         (b"[1]", DeadLetterReason.NOT_AN_OBJECT, "the body, or its `event`, is not a JSON object"),
-        (b'{"schema":"2.0"}', DeadLetterReason.NO_EVENT_ID, "the body has no event id"),
+        (
+            b'{"schema":"2.0"}',
+            DeadLetterReason.NO_EVENT_ID,
+            "the body has no event id, or one of over 512 characters",
+        ),
         (
             b'{"header":{"event_id":"e"},"event":{}}',
             DeadLetterReason.NO_EVENT_TYPE,
