@@ -66,16 +66,30 @@ class Backfill:
         self._next_call = 0.0
 
     async def tickets(self, wanted: Range) -> list[Json]:
-        """List the tickets that were made or changed in the range.
+        """List the tickets that may have something in the range: changed then, or since.
 
-        Raises FeishuUnavailableError or FeishuRefusedError.
+        One that changes meanwhile moves from page to page, and another may be passed over; so the
+        list is read until it tells of no other (those made after the range do not count). Raises
+        FeishuUnavailableError or FeishuRefusedError.
         """
+        found: dict[str, Json] = {}
+        while True:
+            known = len(found)
+            now = max(wanted.until, int(time.time() * 1000))
+            for ticket in await self._listed(Range(since=wanted.since, until=now)):
+                if (_milliseconds(ticket.get("created_at")) or 0) <= wanted.until:
+                    found[str(ticket.get("ticket_id"))] = ticket
+            if len(found) == known:
+                return list(found.values())
+
+    async def _listed(self, wanted: Range) -> list[Json]:
+        """List the tickets that were made or changed in a range."""
         query = {"update_time_start": wanted.since, "update_time_end": wanted.until}
         total, first = await self._page("/tickets", "tickets", query, 1)
         if total > MOST and wanted.until - wanted.since >= _SHORTEST:
             middle = (wanted.since + wanted.until) // 2
-            older = await self.tickets(Range(since=wanted.since, until=middle))
-            return older + await self.tickets(Range(since=middle + 1, until=wanted.until))
+            older = await self._listed(Range(since=wanted.since, until=middle))
+            return older + await self._listed(Range(since=middle + 1, until=wanted.until))
         return first + [one async for one in self._rest("/tickets", "tickets", query, total)]
 
     async def events(self, ticket: Json, wanted: Range) -> AsyncIterator[Found]:

@@ -255,6 +255,52 @@ async def test_more_tickets_than_feishu_lists_are_read_in_pieces(
     assert sorted(ticket["ticket_id"] for ticket in tickets) == sorted(feishu.archive.tickets)
 
 
+async def test_ticket_that_has_moved_on_since_is_read(
+    feishu: SmallFeishu, reading: Backfill
+) -> None:
+    """It was changed after the range, and its messages lie in it."""
+    ticket_id, messages = max(feishu.archive.messages.items(), key=lambda item: len(item[1]))
+    wanted = Range(since=messages[0]["created_at"], until=messages[-1]["created_at"])
+    feishu.archive.tickets[ticket_id] |= {"created_at": 1, "updated_at": wanted.until + 1}
+    tickets = {one["ticket_id"]: one for one in await reading.tickets(wanted)}
+    found = [one.event_id async for one in reading.events(tickets[ticket_id], wanted)]
+    assert found == [f"backfill-message-{message['message_id']}" for message in messages]
+
+
+async def test_ticket_that_changes_meanwhile_hides_no_other(
+    feishu: SmallFeishu, reading: Backfill, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One leaves the first page after it was read: the pages behind it move up."""
+    monkeypatch.setattr(backfill_module, "PAGE", 2)
+    tickets = feishu.archive.tickets
+    everything, read = sorted(tickets), Backfill._page
+
+    async def page(self: Backfill, path: str, name: str, query: object, number: int) -> object:
+        answer = await read(self, path, name, query, number)  # type: ignore[arg-type]
+        if number == 1 and everything[0] in tickets:
+            del tickets[everything[0]]
+        return answer
+
+    monkeypatch.setattr(Backfill, "_page", page)
+    found = await reading.tickets(Range(since=0, until=2_000_000_000_000))
+    assert sorted(ticket["ticket_id"] for ticket in found) == everything
+
+
+async def test_ticket_made_after_the_range_is_not_read(
+    feishu: SmallFeishu, reading: Backfill
+) -> None:
+    """However many come while the list is read."""
+    latest = max(ticket["created_at"] for ticket in feishu.archive.tickets.values())
+    feishu.archive.tickets["later"] = {
+        "ticket_id": "later",
+        "created_at": latest + 1,
+        "updated_at": -1,
+    }
+    found = await reading.tickets(Range(since=0, until=latest))
+    assert "later" not in {ticket["ticket_id"] for ticket in found}
+    assert found
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
