@@ -2,7 +2,7 @@
 
 A replica that ran alone claimed nothing. Before others may publish beside it, its past must be in
 the store, or an event that Feishu repeats to one of them would come twice. The same when the store
-was emptied; a replica notices by the mark under its own name.
+was emptied; a replica notices by its own mark.
 """
 
 import time
@@ -15,8 +15,8 @@ from relay.journal import Journal
 
 #: Rows of the journal that are claimed at once.
 PAGE = 2000
-#: Seconds between two looks for the own mark.
-LOOK = 10.0
+#: Seconds between two looks for the own mark, at least; an idle replica looks less often.
+LOOK = 1.0
 
 
 class Store(Protocol):
@@ -52,18 +52,16 @@ class Seeding:
         """Bring in the past, and ask for the other's; raises ClaimsError while it is not done."""
         if time.monotonic() < self._again_at:
             return
-        if not (self._journal.claims_seeded and await self._is_marked()):
+        # Only a name is told to others; the store's loss shows by any mark.
+        name = self._replica or self._journal.id
+        if not (self._journal.claims_seeded and await self._store.announced(name)):
             await self._seed()
-        if self._replica:
-            await self._store.announce(self._replica, self._journal.id)
+        await self._store.announce(name, self._journal.id)
         if not self._entered and not await self._is_our_turn():
             message = f"waits until {self._after} has brought in what it has published before"
             raise ClaimsAwaitedError(message)
         self._entered = True
         self._again_at = time.monotonic() + LOOK
-
-    async def _is_marked(self) -> bool:
-        return not self._replica or await self._store.announced(self._replica)
 
     async def _is_our_turn(self) -> bool:
         return self._after in {"", self._replica} or await self._store.announced(self._after)

@@ -20,7 +20,7 @@ class MemoryStore:
         self.owners: dict[str, str] = {}
         self.names: dict[str, str] = {}
         self.failures = 0
-        self.calls = 0
+        self.calls = self.claims = 0
 
     def _called(self) -> None:
         self.calls += 1
@@ -30,6 +30,7 @@ class MemoryStore:
 
     async def claim(self, events: Sequence[StoredEvent], owner: str) -> frozenset[int]:
         self._called()
+        self.claims += 1
         for one in events:
             self.owners.setdefault(one.event_id, owner)
         return frozenset()
@@ -74,14 +75,13 @@ async def test_past_is_brought_in_once(tmp_path: Path) -> None:
     async with journal_at(path) as journal:
         await publish(journal, "a")
         await Seeding(journal, store, "", "").enter()
-    calls = store.calls
     async with journal_at(path) as journal:
         await Seeding(journal, store, "", "").enter()
-        assert store.calls == calls
+        assert store.claims == 1
         await journal.note_claims(seeded=False)
     async with journal_at(path) as journal:
         await Seeding(journal, store, "", "").enter()
-    assert store.calls == calls + 1
+    assert store.claims == 2
 
 
 async def test_entry_goes_on_after_a_failure(tmp_path: Path) -> None:
@@ -98,6 +98,23 @@ async def test_entry_goes_on_after_a_failure(tmp_path: Path) -> None:
             await entry.enter()
             assert set(store.owners) == {"a", "b", "d"}
             assert store.names == {"relay-0": journal.id}
+
+
+async def test_replica_without_a_name_notices_an_emptied_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(seeding, "LOOK", 0.0)
+    store = MemoryStore()
+    async with journal_at(tmp_path / "j.db") as journal:
+        await publish(journal, "a")
+        entry = Seeding(journal, store, "", "")
+        await entry.enter()
+        store.owners.clear()
+        await entry.enter()
+        assert store.owners == {}, "nothing shows that it was emptied"
+        store.names.clear()
+        await entry.enter()
+        assert store.owners == {"a": journal.id}
 
 
 async def test_store_that_was_emptied_is_filled_again(
