@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import ctypes
 import gc
+import resource
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -50,6 +51,7 @@ class Relay:
         """Serve until `stop` is set, then drain. Raises JournalError, FencedError or OSError."""
         settings = self._settings
         _give_memory_back()
+        _allow_descriptors()
         async with contextlib.AsyncExitStack() as stack:
             journal = self._journal(stack)
             pipeline = Pipeline(settings.apps, journal, settings.journal.dedupe_window)
@@ -213,6 +215,13 @@ def _give_memory_back() -> None:
     """Have glibc return large buffers when they are freed; by itself it keeps more and more."""
     with contextlib.suppress(AttributeError):  # another C library has no such limit
         ctypes.CDLL(None).mallopt(_M_TRIM_THRESHOLD, KEPT_FREE)
+
+
+def _allow_descriptors() -> None:
+    """Take as many open files as we may: systemd's usual 1,024 are soon used up by connections."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):  # what macOS calls its limit it does not take
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _spare_the_collector() -> None:

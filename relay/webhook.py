@@ -4,10 +4,12 @@ Nothing here looks into a body. Feishu gives 3 seconds in all and counts only a 
 """
 
 import asyncio
+import resource
 import time
 from collections.abc import Awaitable, Callable, Collection
 from email.utils import formatdate
 from http import HTTPStatus
+from typing import Any
 
 import orjson
 import structlog
@@ -29,6 +31,10 @@ DEFAULT_APP = "default"
 IDLE_TIMEOUT = 75
 #: Seconds after which Feishu, or a proxy before us, may come again.
 RETRY_AFTER = "5"
+#: Bytes of all bodies that are being read, at most; each has its own limit beside it.
+MAX_READING_BYTES = 64 * 2**20
+#: Connections at most; each takes some 20 kB. Descriptors that are left for all else.
+MAX_CONNECTIONS, SPARE_DESCRIPTORS = 2048, 128
 #: Seconds that a stop waits for requests which are being answered.
 SHUTDOWN_TIMEOUT = 5
 
@@ -39,7 +45,39 @@ _TRACEPARENT = istr("traceparent")
 _JSON = {hdrs.CONTENT_TYPE: "application/json", hdrs.SERVER: "relay"}
 _SUCCESS = b'{"msg":"success"}'
 
+#: Refusals after which the rest of a body may still be on its way.
+_LEFT_UNREAD = frozenset(
+    {
+        RejectReason.TOO_LARGE,
+        RejectReason.TIMEOUT,
+        RejectReason.MALFORMED,
+        RejectReason.OVERLOADED,
+    }
+)
+
 Accept = Callable[[RawCallback], Awaitable[Outcome | Challenge]]
+Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+
+
+class _Server(web.Server):
+    """aiohttp's, with so many connections at most: for a new one, the oldest idle one goes."""
+
+    def __init__(self, handler: Handler, most: int, **options: Any) -> None:
+        super().__init__(handler, **options)
+        self._most = most
+
+    def connection_made(self, handler: web.RequestHandler, transport: asyncio.Transport) -> None:
+        """Take a connection, and let go of another if they are too many."""
+        if len(self._connections) >= self._most:
+            self._make_room()
+        super().connection_made(handler, transport)
+
+    def _make_room(self) -> None:
+        for handler in self._connections:
+            idle = handler._current_request is None  # noqa: SLF001 - nothing public tells
+            if idle and handler.transport is not None:
+                handler.force_close()
+                return
 
 
 class WebhookServer:
@@ -52,9 +90,15 @@ class WebhookServer:
         self._apps = frozenset(apps)
         self._accept = accept
         self._metrics = metrics
+        self._reading_bytes = 0
+        descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         # Feishu signs the bytes on the wire, so a compressed body is not unpacked.
-        server = web.Server(
-            self._answer, access_log=None, keepalive_timeout=IDLE_TIMEOUT, auto_decompress=False
+        server = _Server(
+            self._answer,
+            max(1, min(MAX_CONNECTIONS, descriptors - SPARE_DESCRIPTORS)),
+            access_log=None,
+            keepalive_timeout=IDLE_TIMEOUT,
+            auto_decompress=False,
         )
         self._runner = web.ServerRunner(server, shutdown_timeout=SHUTDOWN_TIMEOUT)
         self._success = _Success()
@@ -88,7 +132,8 @@ class WebhookServer:
                 return self._success
             return self._parting(_json(_SUCCESS))
         except RejectedError as error:
-            rejection = error
+            # Its traceback refers to this frame, and so to the body: a cycle, kept for long.
+            rejection = error.with_traceback(None)
         except Exception as error:  # noqa: BLE001 - the last resort: answered, logged and counted
             log.warning("request_failed", error=type(error).__name__)
             rejection = RejectedError(RejectReason.INTERNAL_ERROR, "relay failed to answer")
@@ -138,12 +183,20 @@ class WebhookServer:
                 while chunk := await content.readany():
                     chunks.append(chunk)
                     size += len(chunk)
+                    self._reading_bytes += len(chunk)
                     self._check_size(size)
+                    self._check_room()
         except TimeoutError:
             raise RejectedError(RejectReason.TIMEOUT, "the body did not come in time") from None
         except (web.RequestPayloadError, ConnectionError) as error:
             raise RejectedError(RejectReason.MALFORMED, "the body broke off") from error
+        finally:
+            self._reading_bytes -= size
         return b"".join(chunks)
+
+    def _check_room(self) -> None:
+        if self._reading_bytes > MAX_READING_BYTES:
+            raise RejectedError(RejectReason.OVERLOADED, "too many bodies are being read")
 
     def _check_size(self, size: int) -> None:
         if size > self._settings.max_body_bytes:
@@ -214,6 +267,6 @@ def _refusal(error: RejectedError) -> web.Response:
         response.headers[hdrs.RETRY_AFTER] = RETRY_AFTER
     if error.reason is RejectReason.METHOD:
         response.headers[hdrs.ALLOW] = hdrs.METH_POST
-    if error.reason in {RejectReason.TOO_LARGE, RejectReason.TIMEOUT, RejectReason.MALFORMED}:
+    if error.reason in _LEFT_UNREAD:
         response.force_close()
     return response

@@ -1,6 +1,7 @@
 """Feishu's webhook over real sockets: every answer, and clients that are slow, stuck or hostile."""
 
 import asyncio
+import gc
 import json
 import random
 import sqlite3
@@ -15,7 +16,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from relay import webhook as webhook_module
-from relay.errors import RejectReason
+from relay.errors import RejectedError, RejectReason
 from relay.events import Outcome, RawCallback
 from relay.journal import Journal
 from relay.metrics import Metrics
@@ -497,6 +498,50 @@ async def test_what_is_not_http_is_refused(request_bytes: bytes, place: Place) -
         assert 400 <= answer.status < 500
         assert b"Traceback" not in answer.body
     assert (await post_event(place.port, "e-1")).status == 200
+
+
+async def test_refused_body_is_let_go_of_at_once(place: Place) -> None:
+    """Not kept by the error's own traceback until some collection: strangers may send many."""
+    gc.collect()
+    gc.disable()
+    try:
+        for size, status in ((MAX_BODY - 1, 400), (MAX_BODY + 1, 413)):
+            answer = await post(place.port, b"x" * size)
+            assert answer.status == status
+        assert [one for one in gc.get_objects() if isinstance(one, RejectedError)] == []
+    finally:
+        gc.enable()
+
+
+async def test_bodies_being_read_are_bounded_together(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever comes when there is no room is told to come again; then there is room again."""
+    monkeypatch.setattr(webhook_module, "MAX_READING_BYTES", 30_000)
+    slow = [await asyncio.open_connection("127.0.0.1", place.port) for _ in range(3)]
+    for _, writer in slow:
+        writer.write(head(EVENT, {}, length=15_000) + b"x" * 14_999)
+    answers = await asyncio.gather(*(read_answer(reader) for reader, _ in slow))
+    assert sorted(answer.status for answer in answers) == [408, 408, 503]
+    for _, writer in slow:
+        writer.close()
+    assert place.webhook._reading_bytes == 0
+    assert (await post_event(place.port, "e-1")).status == 200
+
+
+async def test_connections_are_bounded(place: Place) -> None:
+    """For a new one, the oldest idle one goes; one with a request under way does not."""
+    server = place.webhook._runner.server
+    assert isinstance(server, webhook_module._Server)
+    server._most = 3
+    busy, *idle = [await asyncio.open_connection("127.0.0.1", place.port) for _ in range(3)]
+    busy[1].write(head(EVENT, {}, length=100) + b"x")
+    await until(lambda: any(one._current_request for one in server.connections))
+    assert (await post_event(place.port, "e-1")).status == 200
+    assert await idle[0][0].read() == b""
+    assert (await read_answer(busy[0])).status == 408
+    for _, writer in (busy, *idle):
+        writer.close()
 
 
 async def test_full_journal_answers_503(tmp_path: Path) -> None:
