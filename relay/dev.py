@@ -33,7 +33,7 @@ from relay.app import Relay
 from relay.devbroker import EmbeddedBroker
 from relay.devview import Board, Lines, Places, Screen, View
 from relay.normalize import Router
-from relay.settings import Settings
+from relay.settings import Claims, Settings
 from relay.simulation import table
 from relay.simulator import Simulator, SimulatorOptions
 from relay.smallfeishu import SmallFeishu
@@ -42,6 +42,8 @@ from relay.tail import Tail
 _T = TypeVar("_T")
 
 _BOOTSTRAP = "RELAY_KAFKA__BOOTSTRAP_SERVERS"
+#: Where nobody listens.
+_NOWHERE = "http://127.0.0.1:1"
 #: Seconds between two drawings.
 _TICK = 0.125
 #: Seconds that the consumer gets to see what the relay has published last.
@@ -158,7 +160,7 @@ def _configure(
     played = feishu.gateway.options if feishu else None
     path.write_text(
         _SETTINGS.format(
-            feishu_url=feishu.url if feishu else "http://127.0.0.1:1",
+            feishu_url=feishu.url if feishu else _NOWHERE,
             webhook_port=_free(8080),
             admin_port=_free(9090),
             journal=json.dumps(str(directory / "journal.db")),
@@ -167,13 +169,30 @@ def _configure(
         + (_CONNECTED.format(app_id=played.app_id, app_secret=played.app_secret) if played else "")
     )
     config = settings.load(path)
-    # An operator's shell may name a real journal; invented events have no place in it.
-    journal = config.journal.model_copy(update={"path": directory / "journal.db"})
-    config = config.model_copy(update={"journal": journal})
+    config = config.model_copy(update=_apart(config, directory, feishu))
     if broker:
         router = Router(config.kafka.topic_prefix, config.kafka.topics)
         broker.create_topics([*router.topics, f"{config.kafka.topic_prefix}relay_journal"])
     return config
+
+
+def _apart(config: Settings, directory: Path, feishu: SmallFeishu | None) -> dict[str, Any]:
+    """Give the settings that no shell may change, as an operator's may name real things.
+
+    Invented events have no place in a real journal or claims store. Real ones have none here: a
+    long connection of ours would take a share of them, and they would be forgotten.
+    """
+    played = {"connected"} if feishu else set()
+    apps = {
+        name: app.model_copy(update={"long_connection": name in played})
+        for name, app in config.apps.items()
+    }
+    return {
+        "journal": config.journal.model_copy(update={"path": directory / "journal.db"}),
+        "claims": Claims(),
+        "feishu_url": feishu.url if feishu else _NOWHERE,
+        "apps": apps,
+    }
 
 
 def _free(port: int) -> int:

@@ -162,7 +162,12 @@ class Feishu:
         timeout = aiohttp.ClientTimeout(total=TIMEOUT)
         try:
             async with self._session.request(
-                method, self._url + path, timeout=timeout, **request
+                # A redirect would take secrets to whom it names.
+                method,
+                self._url + path,
+                timeout=timeout,
+                allow_redirects=False,
+                **request,
             ) as response:
                 answer = await _json(response)
                 status = response.status

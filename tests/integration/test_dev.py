@@ -10,6 +10,7 @@ import socket
 import sys
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Self
 
@@ -23,6 +24,7 @@ from relay.dev import DevOptions
 from relay.devview import Board, Places
 from relay.errors import KafkaUnavailableError, SettingsError
 from relay.metrics import Metrics
+from relay.smallfeishu import SmallFeishu
 from relay.tail import Seen, Tail
 from tests.kafka_server import Broker
 
@@ -115,6 +117,30 @@ async def test_a_second_signal_does_not_wait(monkeypatch: pytest.MonkeyPatch) ->
         loop.call_later(moment, os.kill, os.getpid(), signal.SIGINT)
     async with asyncio.timeout(15):
         assert await dev.run(DevOptions(rate=50)) == 130
+
+
+async def test_shell_of_an_operator_brings_no_real_events(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A long connection of ours would take its share of them, acknowledge it, and forget it."""
+    feishu = SmallFeishu()
+    await feishu.start()
+    played = feishu.gateway.options
+    for name, value in {
+        "RELAY_FEISHU_URL": feishu.url,
+        "RELAY_APPS__DEFAULT__APP_ID": played.app_id,
+        "RELAY_APPS__DEFAULT__APP_SECRET": played.app_secret,
+        "RELAY_APPS__DEFAULT__LONG_CONNECTION": "true",
+        "RELAY_CLAIMS__URL": "redis://127.0.0.1:1",
+        "RELAY_JOURNAL__PATH": "/nowhere/journal.db",
+    }.items():
+        monkeypatch.setenv(name, value)
+    try:
+        for connected in (False, True):
+            assert await dev.run(replace(FAST, long_connection=connected)) == 0
+            assert not feishu.gateway.arrived.is_set()
+    finally:
+        await feishu.stop()
 
 
 async def test_mistakes_in_the_environment_are_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -63,6 +63,25 @@ async def test_answer_that_may_be_another_one_later_is_transient(
     assert "secret" not in str(failed.value)
 
 
+async def test_secret_follows_no_redirect() -> None:
+    """Whoever it names is not the one that the settings name."""
+    called: list[bool] = []
+
+    async def elsewhere() -> web.Response:
+        called.append(True)
+        return web.json_response({"code": 0})
+
+    async with answering(elsewhere) as other:
+
+        async def redirect() -> web.Response:
+            return web.Response(status=307, headers={"Location": other._url})
+
+        async with answering(redirect) as api:
+            with pytest.raises(FeishuUnavailableError, match="answered 307"):
+                await api.tenant_token("cli_a", "app-secret")
+    assert called == []
+
+
 @pytest.mark.parametrize("code", ["42", '"99991400"', "null", "[]", "{}"])
 async def test_code_that_nobody_knows_is_refused(code: str) -> None:
     async with saying(f'{{"code": {code}, "msg": "no"}}') as api:
