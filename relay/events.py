@@ -71,6 +71,8 @@ class IgnoredReason(StrEnum):
     NOT_A_FRAME = "not_a_frame"
     UNKNOWN_KIND = "unknown_kind"
     IMPOSSIBLE_PARTS = "impossible_parts"
+    #: Some did not come in time, or others needed the room; Feishu sends the message again.
+    MISSING_PARTS = "missing_parts"
     ENCODED = "encoded"
 
 

@@ -4,7 +4,7 @@ One binary WebSocket message is one Frame. Rules: what the four official SDKs ag
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 
 from google.protobuf.message import DecodeError
@@ -13,6 +13,8 @@ from relay.frame_pb2 import Frame
 
 #: Parts, and bytes in all, of one message; parts that wait for others, of one connection.
 MAX_PARTS, MAX_MESSAGE_BYTES, MAX_WAITING_BYTES = 256, 8 * 2**20, 32 * 2**20
+#: Messages of which parts are waited for, at most.
+MAX_MESSAGES = 256
 #: Seconds after which a message whose parts did not all come is given up; Feishu sends it again.
 MAX_AGE = 10.0
 
@@ -71,18 +73,19 @@ class _Message:
 
     sum: int
     since: float
-    parts: dict[int, bytes]
-
-    @property
-    def size(self) -> int:
-        return sum(map(len, self.parts.values()))
+    parts: dict[int, bytes] = field(default_factory=dict)
+    size: int = 0
 
 
 class Assembly:
     """Joins the parts of messages, in any order and never without bounds."""
 
     def __init__(self) -> None:
+        #: The oldest first.
         self._messages: dict[str, _Message] = {}
+        self._bytes = 0
+        #: Messages that were given up; Feishu sends them again. Whoever counts them sets it to 0.
+        self.lost = 0
 
     def add(self, named: Mapping[str, str], payload: bytes, now: float) -> bytes | None:
         """Take a part: the whole payload if this part completes it, else None.
@@ -97,31 +100,35 @@ class Assembly:
             raise FrameError(f"part {number} of {total}")
         self.expire(now)
         message_id = named.get("message_id", "")
-        message = self._messages.setdefault(message_id, _Message(total, now, {}))
+        message = self._messages.setdefault(message_id, _Message(total, now))
         if message.sum != total:
-            del self._messages[message_id]
+            self._drop(message_id)
             raise FrameError("the parts disagree on how many they are")
+        more = len(payload) - len(message.parts.get(number, b""))
         message.parts[number] = payload
-        self._bound(message_id, message)
-        if len(message.parts) < total:
-            return None
-        # It may have been the oldest of too many.
-        self._messages.pop(message_id, None)
-        return b"".join(message.parts[place] for place in range(total))
-
-    def expire(self, now: float) -> int:
-        """Give up messages that have waited for too long; give how many they were."""
-        late = [key for key, one in self._messages.items() if now - one.since > MAX_AGE]
-        for key in late:
-            del self._messages[key]
-        return len(late)
-
-    def _bound(self, message_id: str, message: _Message) -> None:
+        message.size += more
+        self._bytes += more
         if message.size > MAX_MESSAGE_BYTES:
-            del self._messages[message_id]
+            self._drop(message_id)
             raise FrameError("a message beyond all bounds")
-        while sum(one.size for one in self._messages.values()) > MAX_WAITING_BYTES:
-            del self._messages[next(iter(self._messages))]
+        if len(message.parts) == total:
+            self._drop(message_id)
+            return b"".join(message.parts[place] for place in range(total))
+        while len(self._messages) > MAX_MESSAGES or self._bytes > MAX_WAITING_BYTES:
+            self._give_up_oldest()
+        return None
+
+    def expire(self, now: float) -> None:
+        """Give up messages that have waited for too long."""
+        while self._messages and now - next(iter(self._messages.values())).since > MAX_AGE:
+            self._give_up_oldest()
+
+    def _give_up_oldest(self) -> None:
+        self._drop(next(iter(self._messages)))
+        self.lost += 1
+
+    def _drop(self, message_id: str) -> None:
+        self._bytes -= self._messages.pop(message_id).size
 
 
 def _count(named: Mapping[str, str], key: str, default: int) -> int:

@@ -280,8 +280,10 @@ class _Connection:
                 await self._room.wait()
 
     async def _watch(self) -> None:
-        """End when nothing was heard for too long."""
+        """End when nothing was heard for too long; give up parts whose others do not come."""
         while True:
+            self._assembly.expire(time.monotonic())
+            self._count_lost()
             limit = self._config.ping_interval + SILENCE
             left = self._heard + limit - time.monotonic()
             if left <= 0:
@@ -316,6 +318,7 @@ class _Connection:
 
     def _take_event(self, frame: Frame, named: dict[str, str]) -> None:
         payload = self._assembly.add(named, frame.payload, time.monotonic())
+        self._count_lost()
         if payload is None:
             return
         if frame.payload_encoding:
@@ -358,13 +361,20 @@ class _Connection:
             self._log.warning("request_failed", error=type(error).__name__)
             self._metrics.rejected(self._app, RejectReason.INTERNAL_ERROR)
         await self._acknowledge(frame, code, started)
-        self._metrics.accept_seconds.observe(time.perf_counter() - started)
+        if code == _ACCEPTED:
+            self._metrics.accept_seconds.observe(time.perf_counter() - started)
 
     async def _acknowledge(self, frame: Frame, code: int, started: float) -> None:
         """Answer; if nobody is there any more, Feishu sends the event again."""
         milliseconds = int((time.perf_counter() - started) * 1000)
         with suppress(ConnectionError, aiohttp.ClientError):
             await self._socket.send_bytes(frames.acknowledgement(frame, code, milliseconds))
+
+    def _count_lost(self) -> None:
+        """Say that messages were given up of which parts are missing."""
+        lost, self._assembly.lost = self._assembly.lost, 0
+        for _ in range(lost):
+            self._ignore(IgnoredReason.MISSING_PARTS)
 
     def _ignore(self, reason: IgnoredReason) -> None:
         """Count it, and say so once on each connection."""

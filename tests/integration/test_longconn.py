@@ -6,6 +6,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from relay import longconn
+from relay import frames, longconn
 from relay.errors import RejectedError, RejectReason
 from relay.events import Challenge, Outcome, RawCallback, Transport
 from relay.frame_pb2 import Frame
@@ -328,6 +329,17 @@ async def test_text_message_is_ignored_and_counted(place: Place) -> None:
         await still_works(place)
     assert place.metric("relay_long_connection_ignored_total", reason="text") == 3
     assert [one["reason"] for one in logs if one["event"] == "long_connection_ignored"] == ["text"]
+
+
+async def test_message_whose_parts_do_not_come_is_counted(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is dropped silently; as it is not acknowledged, Feishu sends it again."""
+    monkeypatch.setattr(frames, "MAX_AGE", 0.05)
+    await place.feishu.push(event("m", sum="2", seq="0"))
+    counted = partial(place.metric, "relay_long_connection_ignored_total", reason="missing_parts")
+    await until(lambda: counted() == 1)
+    assert place.feishu.codes() == {}
 
 
 async def test_parts_that_disagree_are_ignored(place: Place) -> None:

@@ -68,7 +68,8 @@ def test_what_waits_for_too_long_is_given_up() -> None:
     assert assembly.add(part(0, 2), b"a", 0.0) is None
     assert assembly.add(part(0, 2, "n"), b"a", frames.MAX_AGE + 0.1) is None
     assert assembly.add(part(1, 2), b"b", frames.MAX_AGE + 0.2) is None
-    assert assembly.expire(10 * frames.MAX_AGE) == 2
+    assembly.expire(10 * frames.MAX_AGE)
+    assert assembly.lost == 3
 
 
 def test_message_is_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,7 +78,8 @@ def test_message_is_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     assert assembly.add(part(0, 3), b"12345678", 0.0) is None
     with pytest.raises(frames.FrameError, match="bounds"):
         assembly.add(part(1, 3), b"12345678", 0.0)
-    assert assembly.expire(1000.0) == 0
+    assembly.expire(1000.0)
+    assert assembly.lost == 0
 
 
 def test_all_that_waits_is_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,7 +88,25 @@ def test_all_that_waits_is_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch) -> 
     assembly = frames.Assembly()
     for name in ("a", "b", "c"):
         assert assembly.add(part(0, 2, name), b"1234567890", 0.0) is None
-    assert assembly.expire(1000.0) == 2
+    assert assembly.lost == 1
+    assembly.expire(1000.0)
+    assert assembly.lost == 3
+
+
+def test_all_that_waits_is_bounded_in_number() -> None:
+    """Parts without a payload take room, too."""
+    assembly = frames.Assembly()
+    for number in range(frames.MAX_MESSAGES + 3):
+        assert assembly.add(part(0, 2, str(number)), b"", 0.0) is None
+    assert assembly.lost == 3
+
+
+def test_part_that_comes_again_counts_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(frames, "MAX_MESSAGE_BYTES", 10)
+    assembly = frames.Assembly()
+    for _ in range(5):
+        assert assembly.add(part(0, 2), b"12345", 0.0) is None
+    assert assembly.add(part(1, 2), b"67890", 0.0) == b"1234567890"
 
 
 def test_last_part_of_the_oldest_message_completes_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,7 +116,8 @@ def test_last_part_of_the_oldest_message_completes_it(monkeypatch: pytest.Monkey
     for name in ("a", "b"):
         assert assembly.add(part(0, 2, name), b"1234567890", 0.0) is None
     assert assembly.add(part(1, 2, "a"), b"1234567890", 0.0) == b"12345678901234567890"
-    assert assembly.expire(1000.0) == 1
+    assembly.expire(1000.0)
+    assert assembly.lost == 1
 
 
 def test_first_of_two_headers_with_one_name_counts() -> None:
