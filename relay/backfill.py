@@ -7,9 +7,11 @@ which are the same in each run. It decides nothing about what is published: the 
 import asyncio
 import time
 from collections.abc import AsyncIterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+from relay import exactjson
 from relay.errors import FeishuUnavailableError
 from relay.feishu import Feishu, HelpDesk
 
@@ -21,6 +23,12 @@ CALLS_PER_SECOND, PAGE, MOST = 10, 200, 10_000
 BUSY_WAIT, BUSY_TRIES = 1.0, 10
 #: Milliseconds of the shortest range that is still split.
 _SHORTEST = 2
+#: A time below it is in seconds: milliseconds have been more since 1973.
+_SECONDS_END = 10**11
+#: What a document of a message's content has, some of it.
+_CONTENT = {"content", "msg_type", "image_key", "image_keys"}
+#: Who has one id as text in a ticket of the API, and an object of ids in an event.
+_PEOPLE = {"guest", "agents", "collaborators", "closed_by"}
 
 CREATED = "helpdesk.ticket.created_v1"
 UPDATED = "helpdesk.ticket.updated_v1"
@@ -97,22 +105,22 @@ class Backfill:
         ticket_id = str(ticket.get("ticket_id"))
         if wanted.has(created_at := _milliseconds(ticket.get("created_at"))):
             yield self._found(CREATED, f"ticket-{ticket_id}", created_at, _as_event(ticket))
-        async for message in self._messages(ticket_id, wanted):
-            message_id, at = str(message.get("message_id")), _milliseconds(message["created_at"])
-            event = _message_event(message, ticket)
-            yield self._found(MESSAGE, f"message-{message_id}", at, event)
+        async for message in self._messages(ticket_id):
+            if wanted.has(at := _milliseconds(message.get("created_at"))):
+                name = f"message-{message.get('message_id')}"
+                yield self._found(MESSAGE, name, at, _message_event(message, ticket))
         updated_at = _milliseconds(ticket.get("updated_at"))
         if wanted.has(updated_at) and updated_at != created_at:
             event = {"object": _as_event(ticket)}
             yield self._found(UPDATED, f"update-{ticket_id}-{updated_at}", updated_at, event)
 
-    async def _messages(self, ticket_id: str, wanted: Range) -> AsyncIterator[Json]:
+    async def _messages(self, ticket_id: str) -> AsyncIterator[Json]:
+        """Read all: Feishu's pages disagree whether a range is in seconds or milliseconds."""
         path = f"/tickets/{ticket_id}/messages"
-        query = {"time_start": wanted.since, "time_end": wanted.until}
-        total, first = await self._page(path, "messages", query, 1)
+        total, first = await self._page(path, "messages", {}, 1)
         for message in first:
             yield message
-        async for message in self._rest(path, "messages", query, total):
+        async for message in self._rest(path, "messages", {}, total):
             yield message
 
     async def _rest(
@@ -176,33 +184,62 @@ def mark_of(event_type: str, event: Json) -> Mark | None:
 
 
 def _as_event(ticket: Json) -> Json:
-    """Name the ticket's stage as events do."""
-    event = {name: value for name, value in ticket.items() if name != "ticket_type"}
+    """Name the ticket's stage and its people's ids as events do."""
+    event = {
+        name: _with_ids(value) if name in _PEOPLE else value
+        for name, value in ticket.items()
+        if name != "ticket_type"
+    }
     if "ticket_type" in ticket:
         event["stage"] = ticket["ticket_type"]
     return event
 
 
+def _with_ids(people: Any) -> Any:
+    """Make an object of each id; what is no person, or no list of them, stays as it is."""
+    if isinstance(people, list):
+        return [_with_ids(person) for person in people]
+    if isinstance(people, dict) and isinstance(people.get("id"), str):
+        return people | {"id": {"open_id": people["id"]}}
+    return people
+
+
 def _message_event(message: Json, ticket: Json) -> Json:
-    """Make a message's event; who sent it is known by one id only."""
-    kind, text = message.get("message_type"), message.get("content")
+    """Make a message's event; who sent it is known by one id only.
+
+    Its ticket stays the API's: that is what a message's event has, ids as text included.
+    """
+    kind, given = message.get("message_type"), message.get("content")
+    content = _content(given, kind)
+    text = content.get("content")
     event = {
         "ticket_message_id": message.get("id"),
         "message_id": message.get("message_id"),
         "msg_type": kind,
-        "text": text,
+        "text": text if isinstance(text, str) else given,
         "ticket": ticket,
         "chat_id": ticket.get("chat_id"),
-        "content": {"content": text, "msg_type": kind},
+        "content": content,
     }
     if message.get("user_id"):
         event["sender_id"] = {"open_id": message["user_id"]}
     return event
 
 
+def _content(given: object, kind: object) -> Json:
+    """Read a message's content: a JSON document, though some of Feishu's pages show mere text."""
+    with suppress(ValueError):
+        document = exactjson.loads(str(given).encode())
+        # A guest may have written some other JSON.
+        if isinstance(document, dict) and not _CONTENT.isdisjoint(document):
+            return document
+    return {"content": given, "msg_type": kind}
+
+
 def _milliseconds(value: object) -> int | None:
-    """Read a time as Feishu's API gives it: a number, or one in a string."""
+    """Read a time as Feishu's API gives it: seconds or milliseconds, a number or one as text."""
     try:
-        return int(str(value))
+        number = int(str(value))
     except ValueError:
         return None
+    return number * 1000 if 0 < number < _SECONDS_END else number

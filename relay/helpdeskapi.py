@@ -13,6 +13,7 @@ from typing import Any
 
 from aiohttp import web
 
+from relay import exactjson
 from relay.gateway import Gateway
 
 Json = dict[str, Any]
@@ -55,7 +56,7 @@ class Archive:
                     "message_id": event["message_id"],
                     "message_type": event["msg_type"],
                     "created_at": int(payload["header"]["create_time"]),
-                    "content": event["text"],
+                    "content": exactjson.dumps(event["content"]).decode(),
                     "user_name": "",
                     "user_id": event.get("sender_id", {}).get("open_id", ""),
                 }
@@ -65,7 +66,7 @@ class Archive:
         now = int(time.time() * 1000)
         usual = {"created_at": now, "updated_at": -1, "closed_at": 0}
         ticket = self.tickets.setdefault(known["ticket_id"], usual)
-        ticket |= {name: value for name, value in known.items() if name != "stage"}
+        ticket |= {name: _with_id(value) for name, value in known.items() if name != "stage"}
         ticket["created_at"] = int(ticket["created_at"])
         if "stage" in known:
             ticket["ticket_type"] = known["stage"]
@@ -171,9 +172,18 @@ class HelpdeskApi:
         found = [
             message
             for message in self._archive.messages.get(request.match_info["id"], [])
-            if _within(request, "time", message["created_at"])
+            if _within(request, "time", int(message.get("created_at", 0)))
         ]
         return _success({"total": len(found), "messages": _page(request, found)})
+
+
+def _with_id(people: Any) -> Any:
+    """Give people one id each, as the API does where an event has an object of ids."""
+    if isinstance(people, list):
+        return [_with_id(person) for person in people]
+    if isinstance(people, dict) and isinstance(people.get("id"), dict):
+        return people | {"id": people["id"]["open_id"]}
+    return people
 
 
 async def _event_types(request: web.Request) -> set[str] | None:

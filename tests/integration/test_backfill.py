@@ -5,6 +5,7 @@ import json
 import random
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
@@ -29,6 +30,18 @@ TYPES = {
     "helpdesk.ticket.updated_v1",
     "helpdesk.ticket_message.created_v1",
 }
+Json = dict[str, Any]
+EVER = Range(since=0, until=2_000_000_000_000)
+NOON = 1_766_923_200_000
+
+
+def outage() -> list[Json]:
+    """Make the events that nobody took; the same ones each time."""
+    clock = iter(range(1_767_000_000_000, 1_768_000_000_000, 1000))
+    desk = Helpdesk(
+        random.Random(7), tickets=4, app_id="cli_a", token="", clock=lambda: next(clock)
+    )
+    return [desk.next().payload for _ in range(60)]
 
 
 @pytest.fixture
@@ -37,12 +50,8 @@ async def feishu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> AsyncIterat
     monkeypatch.setattr(backfill_module, "BUSY_WAIT", 0.3)
     place = SmallFeishu(OPTIONS)
     await place.start()
-    clock = iter(range(1_767_000_000_000, 1_768_000_000_000, 1000))
-    desk = Helpdesk(
-        random.Random(7), tickets=4, app_id="cli_a", token="", clock=lambda: next(clock)
-    )
-    for _ in range(60):
-        place.archive.add(desk.next().payload)
+    for payload in outage():
+        place.archive.add(payload)
     for name, value in {
         "RELAY_FEISHU_URL": place.url,
         "RELAY_KAFKA__BOOTSTRAP_SERVERS": "127.0.0.1:1",
@@ -139,6 +148,27 @@ async def test_what_has_come_as_an_event_is_not_added(feishu: SmallFeishu, tmp_p
     assert f"backfill-message-{first['message_id']}" not in added
 
 
+async def test_nothing_is_added_where_all_has_come(feishu: SmallFeishu, tmp_path: Path) -> None:
+    """Events are recognized though Feishu's API writes people and contents in other ways."""
+    async with journal_at(tmp_path / "journal.db") as journal:
+        for payload in outage():
+            await journal.add(
+                Callback(
+                    app="default",
+                    transport=Transport.WEBHOOK,
+                    received_at=1,
+                    event_id=payload["header"]["event_id"],
+                    event_type=payload["header"]["event_type"],
+                    body=json.dumps(payload).encode(),
+                )
+            )
+    code, said = await run("backfill", *RANGE)
+    assert code == 0, said
+    counts = [line.split()[-2:] for line in said.splitlines() if line.startswith("helpdesk")]
+    assert [new for _, new in counts] == ["0", "0", "0"]
+    assert all(int(found) for found, _ in counts)
+
+
 async def test_events_that_tell_nothing_are_no_obstacle(
     feishu: SmallFeishu, tmp_path: Path
 ) -> None:
@@ -178,7 +208,7 @@ async def test_messages_behind_the_first_page_are_read(
     monkeypatch.setattr(backfill_module, "PAGE", 2)
     ticket_id, messages = max(feishu.archive.messages.items(), key=lambda item: len(item[1]))
     assert len(messages) > 4
-    found = reading.events({"ticket_id": ticket_id}, Range(since=0, until=2_000_000_000_000))
+    found = reading.events({"ticket_id": ticket_id}, EVER)
     assert [one.event_id async for one in found] == [
         f"backfill-message-{message['message_id']}" for message in messages
     ]
@@ -199,11 +229,110 @@ async def test_events_lie_in_the_range(feishu: SmallFeishu, reading: Backfill) -
 
 async def test_stage_is_there_if_feishu_gives_it(feishu: SmallFeishu, reading: Backfill) -> None:
     """Under the name that events have for it."""
-    wanted, ticket_id = Range(since=5, until=5), next(iter(feishu.archive.tickets))
-    ticket = {"ticket_id": ticket_id, "created_at": 5}
+    wanted, ticket_id = Range(since=NOON, until=NOON), next(iter(feishu.archive.tickets))
+    ticket = {"ticket_id": ticket_id, "created_at": NOON}
     for given, expected in (({}, {}), ({"ticket_type": 2}, {"stage": 2})):
         (found,) = [one async for one in reading.events(ticket | given, wanted)]
         assert found.body["event"] == ticket | expected
+
+
+async def test_message_reads_as_its_event_did(feishu: SmallFeishu, reading: Backfill) -> None:
+    """Feishu's API gives the content as a JSON document, where an event has text and an object."""
+    events = {payload["event"].get("message_id"): payload["event"] for payload in outage()}
+    ticket_id, messages = max(feishu.archive.messages.items(), key=lambda item: len(item[1]))
+    assert {json.loads(message["content"])["msg_type"] for message in messages} == {"text"}
+    found = [one.body["event"] async for one in reading.events({"ticket_id": ticket_id}, EVER)]
+    assert len(found) == len(messages)
+    for event in found:
+        for name in ("ticket_message_id", "msg_type", "text", "content"):
+            assert event[name] == events[event["message_id"]][name]
+
+
+@pytest.mark.parametrize(
+    ("given", "content"),
+    [
+        ("Hello", {"content": "Hello", "msg_type": "text"}),
+        ("[1]", {"content": "[1]", "msg_type": "text"}),
+        ("\ud800", {"content": "\ud800", "msg_type": "text"}),
+        (None, {"content": None, "msg_type": "text"}),
+        ('{"image_key":"img_1"}', {"image_key": "img_1"}),
+        ('{"content":7}', {"content": 7}),
+    ],
+)
+async def test_content_without_a_text_of_its_own_is_the_text(
+    given: str | None, content: Json, feishu: SmallFeishu, reading: Backfill
+) -> None:
+    """It is no document, though Feishu's pages show that too, or a document of something else."""
+    ticket_id, (message, *_) = next(iter(feishu.archive.messages.items()))
+    feishu.archive.messages[ticket_id] = [message | {"content": given}]
+    (found,) = [one async for one in reading.events({"ticket_id": ticket_id}, EVER)]
+    assert found.body["event"]["text"] == given
+    assert found.body["event"]["content"] == content
+
+
+async def test_ticket_has_its_people_as_its_event_did(
+    feishu: SmallFeishu, reading: Backfill
+) -> None:
+    """But for the ids that Feishu's API does not tell."""
+    guests = {
+        payload["event"]["ticket_id"]: payload["event"]["guest"]
+        for payload in outage()
+        if payload["header"]["event_type"] == CREATED
+    }
+    tickets = await reading.tickets(EVER)
+    for ticket in tickets:
+        created, *_ = [one.body["event"] async for one in reading.events(ticket, EVER)]
+        guest = guests[created["ticket_id"]]
+        assert created["guest"] == guest | {"id": {"open_id": guest["id"]["open_id"]}}
+        assert ticket["guest"] == guest | {"id": guest["id"]["open_id"]}
+    agents = [agent for ticket in tickets for agent in ticket.get("agents", [])]
+    assert {type(agent["id"]) for agent in agents} == {str}
+
+
+LI: Json = {"id": "ou_1", "name": "Li Lei"}
+LI_IN_EVENTS: Json = {"id": {"open_id": "ou_1"}, "name": "Li Lei"}
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (LI, LI_IN_EVENTS),
+        ([LI, LI], [LI_IN_EVENTS, LI_IN_EVENTS]),
+        ([], []),
+        ([LI, "Han", None], [LI_IN_EVENTS, "Han", None]),
+        (LI_IN_EVENTS, LI_IN_EVENTS),
+        ({"id": 7}, {"id": 7}),
+        ({"name": "Li Lei"}, {"name": "Li Lei"}),
+        ("ou_1", "ou_1"),
+        (None, None),
+    ],
+)
+async def test_people_have_the_ids_that_events_have(
+    given: object, expected: object, feishu: SmallFeishu, reading: Backfill
+) -> None:
+    """One or several, wherever they stand; but in a message's ticket, events have texts too."""
+    ticket_id, (message, *_) = next(iter(feishu.archive.messages.items()))
+    feishu.archive.messages[ticket_id] = [message]
+    ticket = {"ticket_id": ticket_id, "created_at": NOON, "updated_at": NOON + 1, "agent_owner": LI}
+    people = ("guest", "agents", "collaborators", "closed_by")
+    ticket |= dict.fromkeys(people, given)
+    created, said, updated = [one.body["event"] async for one in reading.events(ticket, EVER)]
+    assert created == updated["object"] == ticket | dict.fromkeys(people, expected)
+    assert said["ticket"] == ticket
+
+
+async def test_times_of_messages_may_be_in_seconds(feishu: SmallFeishu, reading: Backfill) -> None:
+    """Feishu's pages show both; a message of no time lies in no range."""
+    ticket_id, messages = max(feishu.archive.messages.items(), key=lambda item: len(item[1]))
+    timeless, *told, late = messages
+    wanted = Range(since=told[0]["created_at"], until=told[-1]["created_at"])
+    expected = [(f"backfill-message-{one['message_id']}", one["created_at"]) for one in told]
+    del timeless["created_at"]
+    for message in (*told[1:], late):
+        message["created_at"] //= 1000
+    told[1]["created_at"] = str(told[1]["created_at"])
+    found = [one async for one in reading.events({"ticket_id": ticket_id}, wanted)]
+    assert [(one.event_id, int(one.body["header"]["create_time"])) for one in found] == expected
 
 
 async def test_busy_feishu_is_asked_again(
@@ -212,10 +341,9 @@ async def test_busy_feishu_is_asked_again(
     """Until it has time; but not for ever."""
     monkeypatch.setattr(backfill_module, "BUSY_WAIT", 0.01)
     monkeypatch.setattr("relay.helpdeskapi.MOST_CALLS", 0)
-    everything = Range(since=0, until=2_000_000_000_000)
     with pytest.raises(FeishuUnavailableError, match="too many calls"):
-        await reading.tickets(everything)
-    asking = asyncio.create_task(reading.tickets(everything))
+        await reading.tickets(EVER)
+    asking = asyncio.create_task(reading.tickets(EVER))
     await until(lambda: reading._next_call > 0)
     monkeypatch.setattr("relay.helpdeskapi.MOST_CALLS", 10_000)
     assert len(await asking) == len(feishu.archive.tickets)
@@ -251,7 +379,7 @@ async def test_more_tickets_than_feishu_lists_are_read_in_pieces(
 ) -> None:
     monkeypatch.setattr(backfill_module, "MOST", 2)
     monkeypatch.setattr(backfill_module, "PAGE", 1)
-    tickets = await reading.tickets(Range(since=0, until=2_000_000_000_000))
+    tickets = await reading.tickets(EVER)
     assert sorted(ticket["ticket_id"] for ticket in tickets) == sorted(feishu.archive.tickets)
 
 
@@ -282,7 +410,7 @@ async def test_ticket_that_changes_meanwhile_hides_no_other(
         return answer
 
     monkeypatch.setattr(Backfill, "_page", page)
-    found = await reading.tickets(Range(since=0, until=2_000_000_000_000))
+    found = await reading.tickets(EVER)
     assert sorted(ticket["ticket_id"] for ticket in found) == everything
 
 
