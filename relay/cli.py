@@ -1,9 +1,15 @@
 """The command line: reads arguments and settings, calls the part that does the work."""
 
-import asyncio
-import json
 import os
 import signal
+
+if os.getpid() == 1:
+    # In a container: the kernel keeps from PID 1 a signal that it has no handler for. Any other
+    # process SIGTERM ends by itself. Before the other imports, which take half a second.
+    signal.signal(signal.SIGTERM, lambda number, _: os._exit(128 + number))
+
+import asyncio
+import json
 import sys
 from collections.abc import Coroutine
 from pathlib import Path
@@ -110,7 +116,7 @@ def drain(
 ) -> None:
     """Publish what a stopped replica's journal holds, and take nothing; exit 1 if some is left.
 
-    A dead letter that only this journal has is left, too.
+    A dead letter that only this journal has is left, too. SIGTERM ends it as a crash would.
     """
     loaded = settings.load(config).at(journal)
     if journal and not journal.exists():

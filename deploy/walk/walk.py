@@ -255,8 +255,8 @@ def _lose_kafka(walk: Walk) -> None:
     with walk.step("Kafka back; the volume of replica 2 by the drain job"):
         walk.kafka(away=False)
         walk.helm(*ONE, *DEBUG, "--set", "drainJob.enabled=true", "--set", "drainJob.ordinal=2")
-        job = f"job/{walk.release}-drain-2"
-        walk.kubectl("wait", job, "--for=condition=Complete", "--timeout=120s")
+        job = ("job", "--selector", "relay/drain=2")
+        walk.kubectl("wait", *job, "--for=condition=Complete", "--timeout=120s")
     with walk.step("up to 3 again: replica 1 publishes what its volume kept"):
         walk.helm(*THREE, *DEBUG)
         walk.ready(3)
