@@ -109,20 +109,17 @@ class Router:
         names = {event_type: known.topic for event_type, known in EVENT_TYPES.items()}
         names |= {OTHER: OTHER, DEAD_LETTER: DEAD_LETTER} | dict(changes)
         self._topics = {event_type: prefix + topic for event_type, topic in names.items()}
+        #: The topic of dead letters; an event whose type has that name goes where others go.
+        self.dead_letter = self._topics.pop(DEAD_LETTER)
 
     @property
     def topics(self) -> list[str]:
         """Every topic that a record may go to."""
-        return sorted(set(self._topics.values()))
+        return sorted({*self._topics.values(), self.dead_letter})
 
     def topic(self, event_type: str) -> str:
         """Give the topic of an event type."""
         return self._topics.get(event_type) or self._topics[OTHER]
-
-    @property
-    def dead_letter(self) -> str:
-        """The topic of dead letters."""
-        return self._topics[DEAD_LETTER]
 
 
 def normalize(stored: StoredEvent, router: Router) -> Record:
@@ -140,12 +137,12 @@ def _event_record(
     stored: StoredEvent, router: Router, body: dict[str, Any], event_type: str
 ) -> Record:
     event, known = body["event"], EVENT_TYPES.get(event_type)
-    header = body["header"] if isinstance(body.get("header"), dict) else event
+    origin, created_at = _origin(body)
     app_id, tenant_key = (
-        envelope.text(header.get("app_id")),
-        envelope.text(header.get("tenant_key")),
+        envelope.text(origin.get("app_id")),
+        envelope.text(origin.get("tenant_key")),
     )
-    created_at, received_at = _created_at(body), rfc3339(stored.received_at)
+    received_at = rfc3339(stored.received_at)
     ticket_id = _first_id(event, (known.ticket,) if known else _TICKET_PATHS)
     key = (_first_id(event, (known.key,)) if known and known.key else ticket_id) or stored.event_id
     findings: Findings = {}
@@ -207,6 +204,8 @@ def dead_letter(
     ]
     if not keep_value:
         headers.append(("relay_size", str(len(stored.body)).encode()))
+    if stored.replayed:
+        headers.append(("relay_replayed", b"1"))
     return Record(
         outcome=Outcome.DEAD_LETTER,
         topic=router.dead_letter,
@@ -227,17 +226,27 @@ _DETAILS = {
 }
 
 
-def _created_at(body: dict[str, Any]) -> str | None:
-    """Read `header.create_time` (2.0), or `ts`, seconds with a fraction (1.0)."""
+def _origin(body: dict[str, Any]) -> tuple[dict[str, Any], str | None]:
+    """Give the object that names app and tenant, and when Feishu made the event.
+
+    The schema is told as `envelope.identify` tells it, which has found an id in 2.0's `header`.
+    """
+    if "schema" not in body and "uuid" in body:
+        return body["event"], _created_at(body.get("ts"))
+    header = body["header"]
     try:
-        if isinstance(header := body.get("header"), dict):
-            return to_instant(header.get("create_time"))
+        return header, to_instant(header.get("create_time"))
     except Unexpected:
-        return None
-    match = re.fullmatch(r"([0-9]{1,11})(?:\.([0-9]{1,15}))?", str(body.get("ts")))
+        return header, None
+
+
+def _created_at(ts: Any) -> str | None:
+    """Read the time of schema 1.0, seconds with a fraction; zero is none, as in `to_instant`."""
+    match = re.fullmatch(r"([0-9]{1,11})(?:\.([0-9]{1,15}))?", str(ts))
     if not match:
         return None
-    return rfc3339(int(match[1]) * 1000 + int(((match[2] or "") + "000")[:3]))
+    milliseconds = int(match[1]) * 1000 + int(((match[2] or "") + "000")[:3])
+    return rfc3339(milliseconds) if milliseconds else None
 
 
 def _first_id(event: dict[str, Any], paths: tuple[tuple[str, ...], ...]) -> str | None:

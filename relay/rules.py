@@ -16,7 +16,11 @@ Json = dict[str, Any]
 Findings = dict[str, Any]
 
 _INTEGER = re.compile(r"-?[0-9]{1,4000}")
-_NUMBER = re.compile(r"-?[0-9]{1,15}(\.[0-9]{1,15})?")
+_NUMBER = re.compile(r"-?[0-9]{1,4000}(\.[0-9]{1,4000})?")
+#: The least integer that Python does not write (its limit is 4300 digits).
+_UNWRITABLE = 10**4300
+#: Decimals of a duration that are kept; those after them are what doubles make of a product.
+_DECIMALS = 6
 #: An instant below the limit is in seconds, milli- or microseconds: numerator and denominator give
 #: its milliseconds (contract: instant, by the count of digits).
 _UNITS = ((10**11, 1000, 1), (10**14, 1, 1), (10**17, 1, 1000))
@@ -36,8 +40,9 @@ class Rule:
     fallback: Json
     #: What the result may hold, as JSON Schema: the field's own name, or ours, or both.
     schema: Json
-    #: A name of ours beside or instead of the field's own.
+    #: A name of ours beside or instead of the field's own, and the types that it may hold.
     derived: str | None = None
+    derived_types: tuple[type, ...] = ()
     #: Values of just this type are uniform as they are; most are, and `apply` is not called.
     plain: type | None = None
 
@@ -51,8 +56,25 @@ Kind = Callable[[str], Rule]
 
 
 def fields(names: str, kind: Kind) -> dict[str, Rule]:
-    """Give each of the space-separated fields a rule of one kind."""
-    return {name: kind(name) for name in names.split()}
+    """Give each of the space-separated fields a rule of one kind, and so each name it derives."""
+    rules = {name: kind(name) for name in names.split()}
+    return rules | {
+        rule.derived: _derived(rule.derived, rule.derived_types)
+        for rule in rules.values()
+        if rule.derived
+    }
+
+
+def _derived(name: str, types: tuple[type, ...]) -> Rule:
+    """Make a rule for a name of ours that Feishu sends itself: left out if it does not fit."""
+
+    def apply(result: Json, value: Any, _: Findings, __: str) -> None:
+        if value is not None and type(value) not in types:
+            raise Unexpected
+        result[name] = value
+
+    # The rule that derives the name has its schema.
+    return Rule(apply=apply, fallback={}, schema={})
 
 
 def apply_table(table: Table, source: Json, findings: Findings, pointer: str = "") -> Json:
@@ -155,6 +177,7 @@ def enum(names: Mapping[int, str], unknown: str = "unknown") -> Kind:
             fallback={name: "unknown", derived: None},
             schema={name: known, derived: _INTEGRAL},
             derived=derived,
+            derived_types=(int,),
         )
 
     return kind
@@ -170,20 +193,27 @@ def duration(factor: int) -> Kind:
             result[derived] = _to_seconds(value, factor)
 
         schema = {derived: {"type": ["number", "null"], "description": "seconds"}}
-        return Rule(apply=apply, fallback={derived: None}, schema=schema, derived=derived)
+        return Rule(
+            apply=apply,
+            fallback={derived: None},
+            schema=schema,
+            derived=derived,
+            derived_types=(int, float),
+        )
 
     return kind
 
 
 def _to_seconds(value: Any, factor: int) -> float | None:
+    seconds: float
     if value is None:
         return None
     if type(value) is str and _NUMBER.fullmatch(value):
         value = float(value) if "." in value else int(value)
-    if type(value) is int:
-        return value * factor
-    if type(value) is float and math.isfinite(value * factor):
-        return value * factor
+    if type(value) is int and abs(seconds := value * factor) < _UNWRITABLE:
+        return seconds
+    if type(value) is float and math.isfinite(seconds := value * factor):
+        return seconds if seconds.is_integer() else round(seconds, _DECIMALS)
     raise Unexpected
 
 

@@ -6,7 +6,7 @@ Made of the same tables as the records, so it cannot say anything else. Pure.
 from typing import Any
 
 from relay import __version__
-from relay.events import DeadLetterReason
+from relay.events import DeadLetterReason, Transport
 from relay.normalize import DEAD_LETTER, EVENT_TYPES, OTHER, Router
 from relay.rules import properties
 
@@ -18,6 +18,7 @@ _TEXT: Json = {"type": "string"}
 _TEXT_OR_NULL: Json = {"type": ["string", "null"]}
 _INSTANT: Json = _TEXT | {"format": "date-time"}
 _INSTANT_OR_NULL: Json = _TEXT_OR_NULL | {"format": "date-time"}
+_TRANSPORT: Json = _TEXT | {"examples": [transport.value for transport in Transport]}
 
 _EVENT: Json = {
     "type": "object",
@@ -29,7 +30,7 @@ _EVENT: Json = {
         "received_at": _INSTANT,
         "app_id": _TEXT_OR_NULL,
         "tenant_key": _TEXT_OR_NULL,
-        "transport": _TEXT | {"examples": ["webhook", "long_connection", "backfill"]},
+        "transport": _TRANSPORT,
     },
 }
 _HEADERS: Json = {
@@ -55,10 +56,14 @@ _LETTER_HEADERS: Json = {
     "relay_reason": _TEXT | {"examples": [reason.value for reason in DeadLetterReason]},
     "relay_detail": _TEXT,
     "relay_app": _TEXT,
-    "relay_transport": _TEXT,
+    "relay_transport": _TRANSPORT,
     "relay_received_at": _INSTANT,
     "relay_size": _TEXT | {"description": "bytes of a body that is not here: it was too large"},
+    "relay_dedupe": _HEADERS["relay_dedupe"],
+    "relay_replayed": _HEADERS["relay_replayed"],
 }
+#: Of these, those that a dead letter may lack.
+_LETTER_OPTIONAL = {"relay_size", "relay_dedupe", "relay_replayed"}
 
 
 def schemas() -> dict[str, Json]:
@@ -144,7 +149,7 @@ def _message(event_type: str) -> Json:
 
 
 def _dead_letter() -> Json:
-    required = [name for name in _LETTER_HEADERS if name != "relay_size"]
+    required = [name for name in _LETTER_HEADERS if name not in _LETTER_OPTIONAL]
     return {
         "name": DEAD_LETTER,
         "summary": "An authentic delivery of which no event can be made, byte for byte.",

@@ -93,11 +93,30 @@ def test_integers_of_golden_pairs_are_not_floats() -> None:
     assert b'"agent_resolution_time_seconds":123456789012345678901234567890,' in record.value
 
 
+def test_longest_duration_is_an_event() -> None:
+    """As seconds it has more digits than Python writes; that is no fault of ours."""
+    minutes = int("9" * 4300)
+    event = {"ticket_id": "7", "agent_service_duration": minutes}
+    record = normalized(stored(payload(event_type="helpdesk.ticket.created_v1", event=event)))
+    value = value_of(record)
+    assert value["data"] == {"ticket_id": "7", "agent_service_duration_seconds": None}
+    assert value["unexpected"] == {"/agent_service_duration": minutes}
+
+
 def test_replayed_event_says_so() -> None:
     """An operator's second publication can be told from the first."""
     headers = dict(normalize(stored(payload(), replayed=True), ROUTER).headers)
     assert headers["relay_replayed"] == b"1"
     assert "relay_replayed" not in dict(normalize(stored(payload()), ROUTER).headers)
+
+
+def test_replayed_dead_letter_says_so() -> None:
+    """A dead letter is replayed as events are, also one whose body the journal keeps."""
+    event = stored(b"[1]", replayed=True)
+    first, again = normalize(stored(b"[1]"), ROUTER), normalize(event, ROUTER)
+    assert [*first.headers, ("relay_replayed", b"1")] == again.headers
+    large = dead_letter(event, ROUTER, DeadLetterReason.TOO_LARGE, keep_value=False)
+    assert dict(large.headers)["relay_replayed"] == b"1"
 
 
 def test_long_connection_is_named() -> None:
@@ -184,6 +203,14 @@ def test_topics_can_be_changed_one_by_one() -> None:
     assert router.dead_letter == "x.dead"
 
 
+def test_event_of_the_type_dead_letter_is_none() -> None:
+    """Whoever reads dead letters gets no event, whatever name Feishu gives to a type."""
+    record = normalize(stored(payload(event_type="dead_letter")), ROUTER)
+    assert (record.outcome, record.topic) == (Outcome.PUBLISHED, "feishu.other")
+    changed = Router("x.", {"dead_letter": "dead", "other": "rest"})
+    assert (changed.topic("dead_letter"), changed.dead_letter) == ("x.rest", "x.dead")
+
+
 @pytest.mark.parametrize(
     ("ts", "expected"),
     [
@@ -195,11 +222,33 @@ def test_topics_can_be_changed_one_by_one() -> None:
         (None, None),
         ("-5", None),
         ([], None),
+        ("0.001", "1970-01-01T00:00:00.001Z"),
+        ("0", None),
+        ("0.0004", None),
+        (0, None),
     ],
 )
 def test_time_of_schema_1_is_seconds_with_a_fraction(ts: object, expected: str | None) -> None:
+    """Zero is no time, as in schema 2.0."""
     body = {"uuid": "u", "ts": ts, "event": {"type": "message"}}
     assert expected == value_of(normalize(stored(body, "u"), ROUTER))["event"]["created_at"]
+
+
+def test_schema_is_the_one_that_the_door_has_seen() -> None:
+    """Where the event id is read as 1.0 has it, so is all else, whatever `header` holds."""
+    names = {"app_id": "cli_1", "tenant_key": "t1"}
+    body = {
+        "uuid": "u",
+        "ts": "1550038110.5",
+        "header": {"create_time": "1608725989000", "app_id": "cli_2", "tenant_key": "t2"},
+        "event": {"type": "message"} | names,
+    }
+    record = normalize(stored(body, "u"), ROUTER)
+    event = value_of(record)["event"]
+    assert names | {"created_at": "2019-02-13T06:08:30.500Z"} == {
+        name: event[name] for name in ("app_id", "tenant_key", "created_at")
+    }
+    assert dict(record.headers)["ce_source"] == b"/feishu/t1/cli_1"
 
 
 @pytest.mark.parametrize(

@@ -94,6 +94,14 @@ def test_other_identifiers_become_null(value: object) -> None:
         (1, 7, 7),
         (1, "-7", -7),
         (1, None, None),
+        (1, "1234567890123456", 1234567890123456),
+        (60, "0.1000000000000000055", 6.0),
+        # What doubles make of these: 1.7999999999999998, 122.99999999999999, 7.800000000000001.
+        (60, 0.03, 1.8),
+        (60, 2.05, 123.0),
+        (60, "0.13", 7.8),
+        (60, 1e300, 6e301),
+        pytest.param(60, 10**4298, 6 * 10**4299, id="4300 digits at last"),
     ],
 )
 def test_duration_is_in_seconds(factor: int, value: object, expected: float | None) -> None:
@@ -102,9 +110,24 @@ def test_duration_is_in_seconds(factor: int, value: object, expected: float | No
     assert type(expected) is type(found["d_seconds"])
 
 
-@pytest.mark.parametrize("value", [True, "", "1e3", "x", "1.", ".5", [], {}, 1e308])
+@given(st.integers(), st.sampled_from([1, 60]))
+def test_duration_as_text_is_the_same(value: int, factor: int) -> None:
+    table = rules.fields("d", rules.duration(factor))
+    assert applied(table, {"d": str(value)}) == applied(table, {"d": value})
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        *(True, "", "1e3", "x", "1.", ".5", "1.5.", "٥", [], {}, 1e308),
+        pytest.param("9" * 5000, id="text of 5000 digits"),
+        pytest.param("9" * 400 + ".5", id="no double"),
+        pytest.param(10**4299, id="4300 digits"),
+        pytest.param(-(10**4299), id="minus and 4300 digits"),
+    ],
+)
 def test_other_durations_become_null(value: object) -> None:
-    """1e308 minutes are more seconds than a double can say."""
+    """1e308 minutes are more seconds than a double can say, 10**4299 more than Python writes."""
     found = applied(rules.fields("d", rules.duration(60)), {"d": value})
     assert ({"d_seconds": None}, {"/d": value}) == found
 
@@ -126,6 +149,42 @@ def test_our_name_wins_and_theirs_is_kept_aside(order: tuple[str, str]) -> None:
     source = {name: values[name] for name in order}
     found = applied(rules.fields("s", rules.enum({1: "one"})), source)
     assert found == ({"s": "one", "s_code": 1}, {"/s_code": "theirs"})
+
+
+DERIVING = rules.fields("s", rules.enum({1: "one"})) | rules.fields("d", rules.duration(60))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("s_code", 5),
+        ("s_code", 2**70),
+        ("s_code", None),
+        ("d_seconds", 5),
+        ("d_seconds", 2.5),
+        ("d_seconds", None),
+    ],
+)
+def test_our_name_alone_stays_if_it_fits(name: str, value: object) -> None:
+    assert ({name: value}, {}) == applied(DERIVING, {name: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("s_code", "open"),
+        ("s_code", "5"),
+        ("s_code", 5.0),
+        ("s_code", True),
+        ("s_code", {"x": 1}),
+        ("d_seconds", "7"),
+        ("d_seconds", True),
+        ("d_seconds", [1]),
+    ],
+)
+def test_our_name_alone_is_kept_aside_if_it_does_not_fit(name: str, value: object) -> None:
+    """A consumer may rely on the type of `status_code`, whoever sent it."""
+    assert ({}, {f"/{name}": value}) == applied(DERIVING, {name: value})
 
 
 @pytest.mark.parametrize("value", ["text", 5, None, [1], True])
