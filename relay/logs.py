@@ -1,7 +1,14 @@
-"""Structured logs: static event names and fields; never a payload, a token or a customer's text."""
+"""Structured logs: static event names and fields; never a payload, a token or a customer's text.
 
+Whoever logs waits for no reader and no disk: a thread writes the lines.
+"""
+
+import atexit
 import logging
+import os
 import sys
+import threading
+from collections import deque
 from collections.abc import MutableMapping
 from contextlib import suppress
 from typing import Any, TextIO, cast
@@ -10,13 +17,21 @@ import structlog
 
 from relay.settings import Log
 
-#: aiokafka repeats one line hundreds of times in an outage; relay logs each change itself.
-_QUIET = ("aiokafka", "aiohttp", "asyncio")
+#: aiokafka repeats one line hundreds of times in an outage, OpenTelemetry's tell the collector's
+#: URL with its keys; relay logs each change itself.
+_QUIET = ("aiokafka", "aiohttp", "asyncio", "opentelemetry", "urllib3")
+#: Lines that wait for a reader that stalls; of what comes on top only the number is told.
+LINES = 1000
+#: Seconds that a line waits for its writing, to stand before what is printed next.
+_MOMENT = 0.2
+#: Seconds that the end of the process waits for the last lines.
+_PATIENCE = 1.0
 
 
 def configure(settings: Log) -> None:
     """Send relay's logs to standard error as JSON lines, or readable ones on a terminal."""
     form = settings.format or ("console" if sys.stderr.isatty() else "json")
+    lines = _lines(sys.stderr)
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
@@ -30,26 +45,94 @@ def configure(settings: Log) -> None:
         wrapper_class=structlog.make_filtering_bound_logger(
             getattr(logging, settings.level.upper())
         ),
-        logger_factory=structlog.PrintLoggerFactory(cast("TextIO", _Unfailing(sys.stderr))),
+        logger_factory=structlog.WriteLoggerFactory(lines),
     )
+    # What libraries say that are not quiet.
+    logging.lastResort = logging.StreamHandler(lines)
+    logging.lastResort.setLevel(logging.WARNING)
     for name in _QUIET:
         logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
-class _Unfailing:
-    """A stream that loses a line rather than the work of whoever logs: its disk may be full."""
+def _lines(stream: TextIO) -> TextIO:
+    """Have a thread write what could stall; a stream without a descriptor is memory."""
+    try:
+        stream.fileno()
+    except OSError:
+        return stream
+    return cast("TextIO", _Lines(stream))
+
+
+class _Lines:
+    """A stream that loses lines rather than hold up whoever logs.
+
+    It goes past the stream's own buffer: its lock, held by a thread that is stuck, would kill the
+    process at its end. And it leaves the descriptor blocking: other processes have it, too.
+    """
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
+        #: The first is being written. A number stands for so many lines that did not fit.
+        self._waiting: deque[str | int] = deque()
+        self._changed = threading.Condition()
+        self._stalled = False
+        self._thread = threading.Thread()
+        atexit.register(self._written, _PATIENCE)
 
-    def write(self, text: str, /) -> int:
-        with suppress(OSError):
-            self._stream.write(text)
-        return len(text)
+    def write(self, line: str, /) -> int:
+        """Take a whole line, or count it."""
+        with self._changed:
+            if len(self._waiting) < LINES:
+                self._waiting.append(line)
+            elif isinstance(dropped := self._waiting[-1], int):
+                self._waiting[-1] = dropped + 1
+            else:
+                self._waiting.append(1)
+            self._changed.notify_all()
+            self._start()
+        return len(line)
 
     def flush(self) -> None:
-        with suppress(OSError):
-            self._stream.flush()
+        """Wait a moment; once in vain, no more until everything is written."""
+        with self._changed:
+            if not self._stalled:
+                self._stalled = not self._written(_MOMENT)
+
+    def _written(self, seconds: float) -> bool:
+        with self._changed:
+            return self._changed.wait_for(lambda: not self._waiting, seconds)
+
+    def _start(self) -> None:
+        """Start the thread at the first line, and again in a forked process."""
+        if not self._thread.is_alive():
+            self._thread = threading.Thread(target=self._run, name="logs", daemon=True)
+            with suppress(RuntimeError):  # no more threads: the next line tries again
+                self._thread.start()
+
+    def _run(self) -> None:
+        while True:
+            line = self._next()
+            with suppress(OSError, ValueError):  # a full disk; a stream that was closed
+                _write(self._stream.fileno(), line.encode(errors="backslashreplace"))
+            with self._changed:
+                self._waiting.popleft()
+                self._stalled = self._stalled and bool(self._waiting)
+                self._changed.notify_all()
+
+    def _next(self) -> str:
+        with self._changed:
+            self._changed.wait_for(lambda: self._waiting)
+            line = self._waiting[0]
+            if isinstance(line, int):
+                # At a level that every setting shows.
+                log = structlog.wrap_logger(structlog.ReturnLogger())
+                line = self._waiting[0] = f"{log.error('log_lines_dropped', lines=line)}\n"
+            return line
+
+
+def _write(descriptor: int, data: bytes) -> None:
+    while data:
+        data = data[os.write(descriptor, data) :]
 
 
 def _identity(_: object, __: str, fields: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

@@ -4,12 +4,16 @@ Needs the extra `traces`. It never holds up an event: a collector that is slow o
 """
 
 import asyncio
+import threading
 from collections.abc import Sequence
+from contextlib import suppress
+from urllib.parse import urlsplit
 
+import structlog
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import SERVICE_NAME, SERVICE_VERSION, Resource
-from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.id_generator import IdGenerator
 from opentelemetry.trace import (
     NonRecordingSpan,
@@ -19,8 +23,10 @@ from opentelemetry.trace import (
     set_span_in_context,
 )
 
-from relay import __version__, traces
+from relay import __version__, logs, traces
 from relay.events import Settlement, StoredEvent
+
+log = structlog.get_logger()
 
 #: Nanoseconds of a millisecond.
 _MILLISECOND = 1_000_000
@@ -38,8 +44,8 @@ class Spans:
         self._provider = TracerProvider(
             resource=resource, id_generator=self._ids, shutdown_on_exit=False
         )
-        exporter = OTLPSpanExporter(endpoint=endpoint, timeout=PATIENCE)
-        self._provider.add_span_processor(BatchSpanProcessor(exporter))
+        self._exporter = _Exporter(endpoint)
+        self._provider.add_span_processor(BatchSpanProcessor(self._exporter))
         self._tracer = self._provider.get_tracer("relay", __version__)
 
     def settled(
@@ -71,9 +77,51 @@ class Spans:
             span.end(settled_at * _MILLISECOND)
 
     async def close(self) -> None:
-        """Send what is left, for a few seconds at most."""
-        await asyncio.to_thread(self._provider.force_flush, int(PATIENCE * 1000))
-        await asyncio.to_thread(self._provider.shutdown)
+        """Send what is left, for a few seconds at most.
+
+        OpenTelemetry keeps to no time, and a thread of the loop's own would hold up its end.
+        """
+        loop, over = asyncio.get_running_loop(), asyncio.Event()
+
+        def shut_down() -> None:
+            self._provider.shutdown()
+            with suppress(RuntimeError):  # the loop has not waited for it
+                loop.call_soon_threadsafe(over.set)
+
+        threading.Thread(target=shut_down, name="spans", daemon=True).start()
+        try:
+            async with asyncio.timeout(PATIENCE):
+                await over.wait()
+        except TimeoutError:
+            self._exporter.give_up()
+
+
+class _Exporter(SpanExporter):
+    """Tells when spans are lost and when they arrive again, by nothing of the URL but its host."""
+
+    def __init__(self, endpoint: str) -> None:
+        self._otlp = OTLPSpanExporter(endpoint=endpoint, timeout=PATIENCE)
+        url = urlsplit(endpoint)
+        self._error = f"{url.scheme}://{url.netloc.rpartition('@')[2]} takes no spans"
+        self._changes = logs.Changes(log, "spans_exported_again")
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        """Send a batch; it is not sent again if that fails."""
+        result = self._otlp.export(spans)
+        if result is SpanExportResult.SUCCESS:
+            self._changes.working()
+        else:
+            self._changes.failing("spans_not_exported", self._error)
+        return result
+
+    def give_up(self) -> None:
+        """Lose what is left."""
+        self._changes.failing("spans_not_exported", self._error)
+        self.shutdown()
+
+    def shutdown(self) -> None:
+        """End the connections."""
+        self._otlp.shutdown()  # type: ignore[no-untyped-call]  # the library lacks it
 
 
 class _Ids(IdGenerator):

@@ -30,6 +30,7 @@ from tests.oracle import (
     consume,
     make_event,
 )
+from tests.unit.test_logs import full_pipe
 
 #: A port that nobody listens on.
 NOWHERE = "127.0.0.1:1"
@@ -542,3 +543,18 @@ async def test_log_of_hostile_requests_holds_nothing_of_them(
                     assert answer.status in {400, 401}
                     assert text not in await answer.text()
         assert await relay.stopped() == 0
+
+
+async def test_log_that_nobody_reads_holds_up_nothing(
+    tmp_path: Path, topic_prefix: str, monkeypatch: pytest.MonkeyPatch, say: Say
+) -> None:
+    """Standard error is a pipe that is full: events are taken, and SIGTERM ends the process."""
+    settings = {"DRAIN__TIMEOUT": "1s"}
+    async with Relay(tmp_path, NOWHERE, topic_prefix, **settings) as relay:
+        oracle = Oracle(relay.url)
+        with full_pipe() as (_, writing), monkeypatch.context() as patch:
+            patch.setattr(relay, "_log_file", Path(f"/dev/fd/{writing}"))
+            await relay.serving()
+            await oracle.send(200)
+            only_200_and_fast(oracle, say)
+            assert await relay.stopped(10) == 0

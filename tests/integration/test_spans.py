@@ -1,8 +1,11 @@
 """Traces: the span of an event reaches a collector, and its record names that span."""
 
+import asyncio
+import socket
+import sys
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,8 +13,11 @@ import pytest
 from aiohttp import web
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
+from structlog.testing import capture_logs
 
+from relay.events import Outcome, Settlement, StoredEvent, Transport
 from relay.settings import Traces
+from relay.spans import PATIENCE, Spans
 from tests.fakes import as_json, encrypt, payload, sign, until
 from tests.integration.test_app import TOPIC, running, settings
 from tests.integration.test_publisher import committed
@@ -27,9 +33,14 @@ class Collector:
     url: str
     spans: list[Span] = field(default_factory=list)
     services: set[str] = field(default_factory=set)
+    refusing: bool = False
+    refused: int = 0
 
     async def take(self, request: web.Request) -> web.Response:
-        """Read an export, as OTLP over HTTP says."""
+        """Read an export, as OTLP over HTTP says, or refuse it."""
+        if self.refusing:
+            self.refused += 1
+            return web.Response(status=401)
         told = ExportTraceServiceRequest.FromString(await request.read())
         for of_a_resource in told.resource_spans:
             names = {one.key: one.value.string_value for one in of_a_resource.resource.attributes}
@@ -52,6 +63,37 @@ async def collector() -> AsyncIterator[Collector]:
         yield one
     finally:
         await runner.cleanup()
+
+
+@contextmanager
+def hanging_collector() -> Iterator[str]:
+    """Give the URL of one that takes a connection and never says anything."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield f"http://127.0.0.1:{server.getsockname()[1]}/v1/traces"
+
+
+def settle(spans: Spans, count: int) -> None:
+    """Hand over the spans of so many events."""
+    events = [
+        StoredEvent(
+            seq=seq,
+            app="default",
+            transport=Transport.WEBHOOK,
+            received_at=1,
+            event_id=f"e-{seq}",
+            event_type="",
+            body=b"{}",
+        )
+        for seq in range(count)
+    ]
+    settlements = [Settlement(seq=event.seq, outcome=Outcome.PUBLISHED) for event in events]
+    spans.settled(events, settlements, 2)
+
+
+async def settle_and_close(url: str, count: int) -> None:
+    spans = Spans(url)
+    settle(spans, count)
+    await spans.close()
 
 
 @pytest.fixture(autouse=True)
@@ -101,6 +143,49 @@ async def test_collector_that_is_away_holds_up_nothing(
         await until(lambda: run.relay.metrics.account().published == 1)
         began = time.monotonic()
     assert time.monotonic() - began < 10
+
+
+async def test_collector_that_hangs_is_waited_for_as_long_as_promised() -> None:
+    """However many spans are left; that they are lost is told."""
+    with hanging_collector() as url, capture_logs() as lines:
+        began = time.monotonic()
+        await settle_and_close(url, 2048)
+        assert time.monotonic() - began < PATIENCE + 1
+    assert [line["event"] for line in lines] == ["spans_not_exported"]
+
+
+async def test_collector_that_hangs_does_not_hold_up_the_end_of_the_process() -> None:
+    with hanging_collector() as url:
+        code = (
+            "import asyncio; from tests.integration import test_spans as spans;"
+            f"print('began', flush=True); asyncio.run(spans.settle_and_close({url!r}, 2048))"
+        )
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", code, stdout=asyncio.subprocess.PIPE
+        )
+        assert process.stdout
+        assert await process.stdout.readline() == b"began\n"
+        async with asyncio.timeout(PATIENCE + 3):
+            assert await process.wait() == 0
+
+
+async def test_lost_spans_are_told_when_that_changes() -> None:
+    """Once, without what the URL holds besides the collector's address."""
+    async with collector() as one:
+        with capture_logs() as lines:
+            spans = Spans(one.url.replace("//", "//user:hidden@") + "?api-key=hidden")
+            one.refusing = True
+            for refused in (1, 2):
+                settle(spans, 1)
+                await until(lambda n=refused: one.refused == n)  # type: ignore[misc]
+            one.refusing = False
+            settle(spans, 1)
+            await spans.close()
+    address = one.url.removesuffix("/v1/traces")
+    assert [(line["event"], line["log_level"], line.get("error")) for line in lines] == [
+        ("spans_not_exported", "warning", f"{address} takes no spans"),
+        ("spans_exported_again", "info", None),
+    ]
 
 
 def _attributes(span: Span) -> dict[str, str]:

@@ -1,11 +1,18 @@
 """Log lines: machine-readable, once for each change, and without a library's chatter."""
 
 import io
+import itertools
 import json
 import logging
+import os
+import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, suppress
 from pathlib import Path
+from typing import Any, NoReturn, TextIO
 
 import pytest
 import structlog
@@ -14,15 +21,69 @@ from structlog.testing import capture_logs
 from relay import logs
 from relay.settings import Log
 
+#: Sets up logs; what follows it runs in a process of its own.
+CONFIGURED = """
+import os, structlog
+from relay import logs, settings
+logs.configure(settings.Log(format="json"))
+say = structlog.get_logger().info
+"""
+
 
 @pytest.fixture(autouse=True)
-def default_logging() -> Iterator[None]:
+def default_logging(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Leave the process as it was."""
-    levels = {name: logging.getLogger(name).level for name in ("aiokafka", "aiohttp", "asyncio")}
+    monkeypatch.setattr(logging, "lastResort", logging.lastResort)
+    levels = {name: logging.getLogger(name).level for name in logs._QUIET}
     yield
     structlog.reset_defaults()
     for name, level in levels.items():
         logging.getLogger(name).setLevel(level)
+
+
+@contextmanager
+def full_pipe() -> Iterator[tuple[int, int]]:
+    """Give the ends of a pipe, for reading and for writing, that holds as much as it can."""
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    with suppress(BlockingIOError):
+        while True:
+            os.write(writing, b"\n")
+    os.set_blocking(writing, True)
+    try:
+        yield reading, writing
+    finally:
+        os.close(reading)
+        os.close(writing)
+
+
+@contextmanager
+def stalled() -> Iterator[TextIO]:
+    """Make standard error a pipe whose reader has stopped; give the reader."""
+    with (
+        full_pipe() as (reading, writing),
+        open(reading, closefd=False) as reader,
+        open(writing, "w", closefd=False) as stream,
+        redirect_stderr(stream),
+    ):
+        logs.configure(Log(level="error"))
+        yield reader
+
+
+def said(reader: TextIO, count: int) -> list[dict[str, Any]]:
+    """Read so many lines; empty ones are what the pipe was filled with."""
+    lines = (line for line in reader if line.strip())
+    return [json.loads(line) for line in itertools.islice(lines, count)]
+
+
+def printed(code: str) -> list[str]:
+    """Give the lines that a process prints, to standard output or error."""
+    command = [sys.executable, "-W", "ignore", "-c", CONFIGURED + code]
+    done = subprocess.run(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=True, timeout=20
+    )
+    lines = done.stdout.splitlines()
+    return [json.loads(line)["event"] if line.startswith("{") else line for line in lines]
 
 
 def test_lines_are_json_where_nobody_watches(capsys: pytest.CaptureFixture[str]) -> None:
@@ -72,12 +133,22 @@ def test_level_hides_what_is_below(capsys: pytest.CaptureFixture[str]) -> None:
     assert json.loads(line)["event"] == "shown"
 
 
-@pytest.mark.parametrize("name", ["aiokafka", "aiokafka.conn", "aiohttp.server", "asyncio"])
-def test_libraries_are_quiet(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    "name",
+    [
+        "aiokafka",
+        "aiokafka.conn",
+        "aiohttp.server",
+        "asyncio",
+        "opentelemetry.sdk.trace.export",
+        "urllib3.connectionpool",
+    ],
+)
+def test_libraries_are_quiet(name: str, caplog: pytest.LogCaptureFixture) -> None:
     """Relay says itself what their errors mean."""
     logs.configure(Log())
     logging.getLogger(name).error("again")
-    assert capsys.readouterr().err == ""
+    assert caplog.messages == []
 
 
 def test_repeated_failure_is_logged_when_it_changes() -> None:
@@ -105,3 +176,83 @@ def test_line_that_cannot_be_written_breaks_nothing(monkeypatch: pytest.MonkeyPa
         monkeypatch.setattr(sys, "stderr", full)
         logs.configure(Log(format="json"))
         structlog.get_logger().warning("journal_not_writable")
+
+
+@pytest.mark.timeout(20)
+def test_reader_that_stalls_holds_up_nobody() -> None:
+    """Its lines come when it reads again."""
+    with stalled() as reader:
+        began = time.monotonic()
+        for number in range(50):
+            structlog.get_logger().error("failed", number=number)
+        assert time.monotonic() - began < 1
+        assert [line["number"] for line in said(reader, 50)] == list(range(50))
+
+
+@pytest.mark.timeout(20)
+def test_lines_that_do_not_fit_are_counted() -> None:
+    """At the place where they are missing, and whatever the level."""
+    with stalled() as reader:
+        log = structlog.get_logger()
+        for number in range(logs.LINES + 5):
+            log.error("failed", number=number)
+        *lines, last = said(reader, logs.LINES + 1)
+        assert [line["number"] for line in lines] == list(range(logs.LINES))
+        assert (last["event"], last["lines"]) == ("log_lines_dropped", 5)
+        log.error("failed", number=-1)
+        assert said(reader, 1)[0]["number"] == -1
+
+
+@pytest.mark.timeout(20)
+def test_words_of_libraries_hold_up_nobody_either() -> None:
+    """What no handler takes goes the way of relay's lines."""
+    with stalled() as reader:
+        assert logging.lastResort
+        warning = {"levelno": logging.WARNING, "msg": '{"event": "odd"}'}
+        logging.lastResort.handle(logging.makeLogRecord(warning))
+        assert said(reader, 1) == [{"event": "odd"}]
+
+
+@pytest.mark.timeout(20)
+def test_line_without_a_thread_waits_for_the_next_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that has no more threads breaks nothing."""
+
+    def refuse(_: threading.Thread) -> NoReturn:
+        raise RuntimeError("can't start new thread")
+
+    with stalled() as reader:
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", refuse)
+            structlog.get_logger().error("first")
+        structlog.get_logger().error("second")
+        assert [line["event"] for line in said(reader, 2)] == ["first", "second"]
+
+
+def test_line_stands_before_what_is_printed_next() -> None:
+    """And survives an end that waits for nothing."""
+    code = 'say("one"); print("two", flush=True); say("three"); os._exit(0)'
+    assert printed(code) == ["one", "two", "three"]
+
+
+def test_forked_process_writes_its_lines() -> None:
+    """The thread stays behind; another one is started."""
+    code = 'say("parent"); os.fork() or (say("child"), os._exit(0)); os.wait(); say("parent")'
+    assert printed(code) == ["parent", "child", "parent"]
+
+
+def test_end_waits_for_a_reader_who_comes_back() -> None:
+    code = CONFIGURED + 'say("one"); say("two"); print("end", flush=True)'
+    with full_pipe() as (reading, writing), open(reading, closefd=False) as reader:
+        command = [sys.executable, "-c", code]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=writing)
+        assert process.stdout
+        with process.stdout as stdout:
+            assert stdout.readline() == b"end\n"
+        assert [line["event"] for line in said(reader, 2)] == ["one", "two"]
+        assert process.wait(20) == 0
+
+
+def test_end_does_not_wait_for_a_reader_that_stalls() -> None:
+    code = CONFIGURED + 'say("one"); say("two")'
+    with full_pipe() as (_, writing):
+        subprocess.run([sys.executable, "-c", code], stderr=writing, check=True, timeout=20)
