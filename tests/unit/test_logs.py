@@ -63,8 +63,8 @@ def stalled() -> Iterator[TextIO]:
     with (
         full_pipe() as (reading, writing),
         open(reading, closefd=False) as reader,
-        open(writing, "w", closefd=False) as stream,
-        redirect_stderr(stream),
+        open(writing, "wb", buffering=0, closefd=False) as raw,
+        redirect_stderr(io.TextIOWrapper(raw, write_through=True)),
     ):
         logs.configure(Log(level="error"))
         yield reader
