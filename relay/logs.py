@@ -17,8 +17,8 @@ import structlog
 
 from relay.settings import Log
 
-#: aiokafka repeats one line hundreds of times in an outage, OpenTelemetry's tell the collector's
-#: URL with its keys; relay logs each change itself.
+#: aiokafka repeats one line hundreds of times in an outage, OpenTelemetry and urllib3 print the
+#: collector's URL with what is secret in it; relay logs each change itself.
 _QUIET = ("aiokafka", "aiohttp", "asyncio", "opentelemetry", "urllib3")
 #: Lines that wait for a reader that stalls; of what comes on top only the number is told.
 LINES = 1000
