@@ -6,11 +6,9 @@ temporary directory. Nothing is left behind.
 
 import asyncio
 import io
-import json
 import os
 import shutil
 import signal
-import socket
 import sys
 import tempfile
 from collections import deque
@@ -28,12 +26,12 @@ from typing import Any, TypeVar
 from rich.console import Console
 from rich.text import Text
 
-from relay import kafka, logs, settings
+from relay import devsettings, kafka, logs
 from relay.app import Relay
 from relay.devbroker import EmbeddedBroker
 from relay.devview import Board, Lines, Places, Screen, View
 from relay.normalize import Router
-from relay.settings import Claims, Settings
+from relay.settings import Settings
 from relay.simulation import table
 from relay.simulator import Simulator, SimulatorOptions
 from relay.smallfeishu import SmallFeishu
@@ -42,8 +40,6 @@ from relay.tail import Tail
 _T = TypeVar("_T")
 
 _BOOTSTRAP = "RELAY_KAFKA__BOOTSTRAP_SERVERS"
-#: Where nobody listens.
-_NOWHERE = "http://127.0.0.1:1"
 #: Seconds between two drawings.
 _TICK = 0.125
 #: Seconds that the consumer gets to see what the relay has published last.
@@ -53,39 +49,6 @@ _INTERRUPTED = 130
 _CONNECTING = 10.0
 #: Log lines kept for the view.
 _NOTES = 100
-
-#: Every value can be overridden by the environment; the secrets guard nothing.
-_SETTINGS = """\
-feishu_url = "{feishu_url}"
-[apps.default]
-app_id = "cli_9f5343c580712544"
-encrypt_key = "dev-encrypt-key"
-verification_token = "dev-token"
-[apps.plain]
-verification_token = "dev-token"
-[webhook]
-host = "127.0.0.1"
-port = {webhook_port}
-[admin]
-host = "127.0.0.1"
-port = {admin_port}
-[journal]
-path = {journal}
-[drain]
-delay = 0
-[log]
-level = "warning"
-format = "console"
-[kafka]
-bootstrap_servers = "{bootstrap}"
-"""
-#: Added where events come over a long connection too.
-_CONNECTED = """\
-[apps.connected]
-app_id = "{app_id}"
-app_secret = "{app_secret}"
-long_connection = true
-"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,57 +116,14 @@ async def _feishu(stack: AsyncExitStack) -> SmallFeishu:
 
 
 def _configure(
-    directory: Path, broker: EmbeddedBroker | None, feishu: SmallFeishu | None = None
+    directory: Path, broker: EmbeddedBroker | None, feishu: SmallFeishu | None
 ) -> Settings:
-    """Load settings as `relay serve` does: a file of ours, and the environment over it."""
-    path = directory / "relay.toml"
-    played = feishu.gateway.options if feishu else None
-    path.write_text(
-        _SETTINGS.format(
-            feishu_url=feishu.url if feishu else _NOWHERE,
-            webhook_port=_free(8080),
-            admin_port=_free(9090),
-            journal=json.dumps(str(directory / "journal.db")),
-            bootstrap=broker.bootstrap if broker else "of the environment",
-        )
-        + (_CONNECTED.format(app_id=played.app_id, app_secret=played.app_secret) if played else "")
-    )
-    config = settings.load(path)
-    config = config.model_copy(update=_apart(config, directory, feishu))
+    """Load the settings, and make the topics on a broker that makes none when asked."""
+    config = devsettings.load(directory, broker.bootstrap if broker else "", feishu)
     if broker:
         router = Router(config.kafka.topic_prefix, config.kafka.topics)
         broker.create_topics([*router.topics, f"{config.kafka.topic_prefix}relay_journal"])
     return config
-
-
-def _apart(config: Settings, directory: Path, feishu: SmallFeishu | None) -> dict[str, Any]:
-    """Give the settings that no shell may change, as an operator's may name real things.
-
-    Invented events have no place in a real journal or claims store. Real ones have none here: a
-    long connection of ours would take a share of them, and they would be forgotten.
-    """
-    played = {"connected"} if feishu else set()
-    apps = {
-        name: app.model_copy(update={"long_connection": name in played})
-        for name, app in config.apps.items()
-    }
-    return {
-        "journal": config.journal.model_copy(update={"path": directory / "journal.db"}),
-        "claims": Claims(),
-        "feishu_url": feishu.url if feishu else _NOWHERE,
-        "apps": apps,
-    }
-
-
-def _free(port: int) -> int:
-    """Give the port if nobody has it, else 0: any free one."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return 0
-    return port
 
 
 def _tail(config: Settings, broker: EmbeddedBroker | None) -> Tail:

@@ -57,17 +57,18 @@ class Publisher(Protocol):
 class _Batch:
     """A batch for one partition, and which of the records to publish are in it."""
 
-    __slots__ = ("builder", "positions")
+    __slots__ = ("_latest", "builder", "positions")
 
     def __init__(self, builder: Any) -> None:
         self.builder = builder
         self.positions: list[int] = []
+        self._latest = _now()
 
     def append(self, record: Record, position: int) -> bool:
         """Add a record, unless the batch is full."""
         appended = self.builder.append(
             # Kafka refuses a time that is more than an hour ahead: a clock may have been.
-            timestamp=min(record.timestamp, _now()),
+            timestamp=min(record.timestamp, self._latest),
             key=record.key,
             value=record.value,
             headers=record.headers,

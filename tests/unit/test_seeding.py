@@ -59,6 +59,12 @@ def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(seeding, "PAGE", 2)
 
 
+@pytest.fixture
+def always_looking(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No second passes between two looks for the own mark."""
+    monkeypatch.setattr(seeding, "LOOK", 0.0)
+
+
 async def test_what_a_journal_has_published_is_claimed(tmp_path: Path) -> None:
     """And neither what another published nor what is pending, which is claimed in its turn."""
     store = MemoryStore()
@@ -100,10 +106,8 @@ async def test_entry_goes_on_after_a_failure(tmp_path: Path) -> None:
             assert store.names == {"relay-0": journal.id}
 
 
-async def test_replica_without_a_name_notices_an_emptied_store(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(seeding, "LOOK", 0.0)
+@pytest.mark.usefixtures("always_looking")
+async def test_replica_without_a_name_notices_an_emptied_store(tmp_path: Path) -> None:
     store = MemoryStore()
     async with journal_at(tmp_path / "j.db") as journal:
         await publish(journal, "a")
@@ -117,11 +121,9 @@ async def test_replica_without_a_name_notices_an_emptied_store(
         assert store.owners == {"a": journal.id}
 
 
-async def test_store_that_was_emptied_is_filled_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.usefixtures("always_looking")
+async def test_store_that_was_emptied_is_filled_again(tmp_path: Path) -> None:
     """By each replica with what it has published, so that newcomers do not wait for ever."""
-    monkeypatch.setattr(seeding, "LOOK", 0.0)
     store = MemoryStore()
     old, new = tmp_path / "old.db", tmp_path / "new.db"
     async with journal_at(old) as first, journal_at(new) as second:
@@ -138,10 +140,8 @@ async def test_store_that_was_emptied_is_filled_again(
         await newcomer.enter()
 
 
-async def test_who_has_entered_waits_for_nobody_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(seeding, "LOOK", 0.0)
+@pytest.mark.usefixtures("always_looking")
+async def test_who_has_entered_waits_for_nobody_again(tmp_path: Path) -> None:
     store = MemoryStore()
     store.names["relay-0"] = "its journal"
     async with journal_at(tmp_path / "j.db") as journal:
