@@ -1,0 +1,1 @@
+"""Metrics, logs and traces: what relay says of itself. Decides nothing."""
