@@ -60,7 +60,7 @@ chart: install ## Write the chart's schema and table of values from its values.y
 
 schemas: install ## Write docs/schemas: the contract for machines.
 	@$(BIN)/relay schema > docs/schemas/asyncapi.json
-	@for name in $$($(BIN)/python -c 'from relay.schemas import schemas; print(*schemas())'); do \
+	@for name in $$($(BIN)/python -c 'from relay.contract.schemas import schemas; print(*schemas())'); do \
 		$(BIN)/relay schema $$name > docs/schemas/$$name.v1.json; done
 
 lock: install ## Resolve the locked requirements again, newest versions.
@@ -74,11 +74,11 @@ lock: install ## Resolve the locked requirements again, newest versions.
 	$(LOCK) pyproject.toml --extra dev --extra traces --group test --group build --constraint requirements/run.txt \
 		--output-file requirements/dev.txt
 
-proto: install ## Generate relay/frame_pb2.py from relay/frame.proto again.
+proto: install ## Generate relay/ingress/frame_pb2.py from frame.proto again.
 	@test -x $(VENV)/proto/bin/python || $(BIN)/python -m venv $(VENV)/proto
 	$(VENV)/proto/bin/pip install --quiet grpcio-tools==$(GRPC_VERSION)
 	$(VENV)/proto/bin/python -m grpc_tools.protoc --proto_path=. --python_out=. --pyi_out=. \
-		relay/frame.proto
+		relay/ingress/frame.proto
 
 clean: ## Remove what was made here: .venv, caches, reports.
 	rm -rf $(VENV) build dist .coverage* htmlcov .hypothesis .mypy_cache .pytest_cache .ruff_cache

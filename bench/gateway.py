@@ -18,7 +18,7 @@ from aiohttp import web
 
 from bench.events import event_id, payload
 from bench.quantiles import Spread
-from relay.frame_pb2 import Frame
+from relay.ingress.frame_pb2 import Frame
 
 _PATIENCE = 120.0
 _OK = 200

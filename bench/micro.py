@@ -19,13 +19,13 @@ from typing import TypeVar
 import uvloop
 
 from bench.events import ENCRYPT_KEY, VERIFICATION_TOKEN, Signer, event_id, payload
-from relay import envelope
+from relay.contract.normalize import Router, normalize
+from relay.egress.publisher import ExactlyOncePublisher
 from relay.errors import KafkaUnavailableError
 from relay.events import Callback, Outcome, RawCallback, Record, Settlement, StoredEvent, Transport
-from relay.journal import Journal
-from relay.metrics import Metrics
-from relay.normalize import Router, normalize
-from relay.publisher import ExactlyOncePublisher
+from relay.ingress import authentic
+from relay.journal.journal import Journal
+from relay.observe.metrics import Metrics
 from relay.settings import Kafka
 
 _EVENTS = 5_000
@@ -42,13 +42,13 @@ T = TypeVar("T")
 async def measure(bootstrap: str, directory: Path) -> Costs:
     """Measure all steps; microseconds for each event."""
     raws = _deliveries()
-    credentials = envelope.Credentials(
-        keys=(envelope.EncryptKey(ENCRYPT_KEY),),
+    credentials = authentic.Credentials(
+        keys=(authentic.EncryptKey(ENCRYPT_KEY),),
         tokens=(VERIFICATION_TOKEN.encode(),),
         window=_WINDOW_MS,
     )
     callbacks = [_opened(raw, credentials) for raw in raws]
-    costs = {"envelope_us": _cost(lambda: [envelope.open(raw, credentials) for raw in raws])}
+    costs = {"envelope_us": _cost(lambda: [authentic.open(raw, credentials) for raw in raws])}
     router = Router("feishu.", {})
     journal = Journal(
         directory / "micro.db", Metrics(), max_bytes=2**33, max_waiting=4096, window=86_400
@@ -88,8 +88,8 @@ def _deliveries() -> list[RawCallback]:
     return made
 
 
-def _opened(raw: RawCallback, credentials: envelope.Credentials) -> Callback:
-    callback = envelope.open(raw, credentials)
+def _opened(raw: RawCallback, credentials: authentic.Credentials) -> Callback:
+    callback = authentic.open(raw, credentials)
     assert isinstance(callback, Callback)
     return callback
 

@@ -17,9 +17,9 @@ from bench.events import payload
 from bench.quantiles import Spread
 from bench.servers import BenchError, Relay
 from bench.window import Bench, Window
-from relay.claims import Claims
+from relay.claims.claims import Claims
 from relay.events import StoredEvent, Transport
-from relay.metrics import Metrics
+from relay.observe.metrics import Metrics
 from relay.settings import Claims as Settings
 from tests.redis_server import RedisServer, redis_server
 

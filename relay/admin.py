@@ -7,8 +7,8 @@ from http import HTTPStatus
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from relay.journal import Journal
-from relay.metrics import Metrics
+from relay.journal.journal import Journal
+from relay.observe.metrics import Metrics
 from relay.settings import Admin
 
 

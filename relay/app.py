@@ -11,22 +11,23 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from relay import __version__, handover
+from relay import __version__
 from relay.admin import AdminServer
-from relay.dispatcher import Dispatcher
-from relay.envelope import CLOCK_SKEW
-from relay.journal import Journal
-from relay.metrics import Metrics
-from relay.normalize import Router
-from relay.pipeline import Pipeline
-from relay.publisher import AtLeastOncePublisher, ExactlyOncePublisher, Publisher
+from relay.contract.normalize import Router
+from relay.egress.dispatcher import Dispatcher
+from relay.egress.publisher import AtLeastOncePublisher, ExactlyOncePublisher, Publisher
+from relay.ingress.authentic import CLOCK_SKEW
+from relay.ingress.pipeline import Pipeline
+from relay.ingress.webhook import WebhookServer
+from relay.journal import handover
+from relay.journal.journal import Journal
+from relay.observe.metrics import Metrics
 from relay.settings import Delivery, Settings
-from relay.webhook import WebhookServer
 
 if TYPE_CHECKING:
-    from relay.claims import Claims
-    from relay.longconn import LongConnection
-    from relay.spans import Spans
+    from relay.claims.claims import Claims
+    from relay.ingress.longconn import LongConnection
+    from relay.observe.spans import Spans
 
 log = structlog.get_logger()
 
@@ -169,7 +170,7 @@ class Relay:
         wanting = {name: app for name, app in self._settings.apps.items() if app.long_connection}
         if not wanting:
             return []
-        from relay.longconn import LongConnection
+        from relay.ingress.longconn import LongConnection
 
         return [
             LongConnection(
@@ -187,8 +188,8 @@ class Relay:
         settings = self._settings.claims
         if not settings.url.get_secret_value():
             return None
-        from relay.claims import Claims
-        from relay.seeding import Seeding
+        from relay.claims.claims import Claims
+        from relay.claims.seeding import Seeding
 
         # As much as a timestamp may lie ahead, clocks of two replicas may differ.
         window = self._settings.journal.dedupe_window + 2 * CLOCK_SKEW / 1000
@@ -200,7 +201,7 @@ class Relay:
         """Where traces go; without an endpoint OpenTelemetry is not loaded."""
         if not self._settings.traces.endpoint:
             return None
-        from relay.spans import Spans
+        from relay.observe.spans import Spans
 
         return Spans(self._settings.traces.endpoint)
 

@@ -23,7 +23,7 @@ from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 from rich.text import Text
 
-from relay import exactjson
+from relay.contract import exactjson
 from relay.errors import KafkaUnavailableError
 
 #: Seconds between two looks for topics and partitions that were not there before.

@@ -21,8 +21,8 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 from relay.errors import FencedError, KafkaUnavailableError, RecordTooLargeError
 from relay.events import Callback, DeadLetterReason, Record, Transport
-from relay.journal import Journal
-from relay.metrics import Metrics
+from relay.journal.journal import Journal
+from relay.observe.metrics import Metrics
 
 KEY, TOKEN = "kudryavka", "v2rytVerificationToken0123456789"
 MESSAGE_CREATED = "helpdesk.ticket_message.created_v1"

@@ -14,7 +14,7 @@ from typing import Any
 import aiohttp
 from aiohttp import web
 
-from relay.frame_pb2 import Frame
+from relay.ingress.frame_pb2 import Frame
 from tests.fakes import payload
 
 APP_ID, APP_SECRET = "cli_gateway", "a-secret-that-nobody-may-see"

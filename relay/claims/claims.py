@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, TypeVar
 import structlog
 from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
 
-from relay.claimstore import Answer, Store, connect
+from relay.claims.store import Answer, Store, connect
 from relay.errors import (
     ClaimsAwaitedError,
     ClaimsError,
@@ -24,13 +24,13 @@ from relay.errors import (
     ClaimsUnavailableError,
 )
 from relay.events import StoredEvent, Verdict
-from relay.logs import Changes
-from relay.metrics import Metrics
+from relay.observe.logs import Changes
+from relay.observe.metrics import Metrics
 from relay.settings import Claims as Settings
 from relay.settings import OnOutage
 
 if TYPE_CHECKING:
-    from relay.seeding import Entry
+    from relay.claims.seeding import Entry
 
 T = TypeVar("T")
 

@@ -11,7 +11,7 @@ from typing import Protocol
 
 from relay.errors import ClaimsAwaitedError
 from relay.events import StoredEvent
-from relay.journal import Journal
+from relay.journal.journal import Journal
 
 #: Rows of the journal that are claimed at once.
 PAGE = 2000

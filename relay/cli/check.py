@@ -10,11 +10,12 @@ from functools import partial
 import aiohttp
 from aiokafka import AIOKafkaProducer, TopicPartition
 
-from relay import journalfile, kafka
+from relay.contract.normalize import Router
+from relay.egress import kafka
 from relay.errors import JournalError, JournalLockedError, KafkaRefusedError, RelayError
-from relay.feishu import Feishu
-from relay.metrics import Metrics
-from relay.normalize import Router
+from relay.feishu.api import Feishu
+from relay.journal import file
+from relay.observe.metrics import Metrics
 from relay.settings import App, Delivery, Settings
 
 
@@ -60,12 +61,12 @@ async def _journal(settings: Settings) -> str:
         if not os.access(parent, os.W_OK):
             raise JournalError(f"{path}: cannot be made: {parent} is not writable")
         return f"{path}: will be made at the first start"
-    journalfile.check_header(path)
+    file.check_header(path)
     try:
-        journalfile.lock(path, patience=0).close()
+        file.lock(path, patience=0).close()
     except JournalLockedError:
         return f"{path}: in use by a running relay"
-    journalfile.check_pages(path)
+    file.check_pages(path)
     return f"{path}: sound"
 
 
@@ -107,7 +108,7 @@ async def _transactions(settings: Settings) -> str:
 
 async def _claims(settings: Settings) -> str:
     """Connect to the claims store, and ask for its version."""
-    from relay.claims import Claims  # noqa: PLC0415 - few need it, and it is large
+    from relay.claims.claims import Claims
 
     version = await Claims(settings.claims, settings.journal.dedupe_window, Metrics()).version()
     return f"the store answers, version {version}"

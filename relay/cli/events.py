@@ -10,12 +10,16 @@ import orjson
 import typer
 import uvloop
 
-from relay import exactjson, handover, journalview, logs, settings
+from relay import settings
+from relay.contract import exactjson
+from relay.contract.normalize import Router, normalize
+from relay.contract.rules import rfc3339
+from relay.egress.kafka import describe
 from relay.errors import JournalError
 from relay.events import Outcome, StoredEvent
-from relay.kafka import describe
-from relay.normalize import Router, normalize
-from relay.rules import rfc3339
+from relay.journal import handover
+from relay.journal import view as journalview
+from relay.observe import logs
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -10,14 +10,16 @@ import aiohttp
 import typer
 import uvloop
 
-from relay import exactjson, journalview, settings
-from relay.backfill import CREATED, MESSAGE, UPDATED, Backfill, Found, Mark, Range, mark_of
-from relay.cli_events import ConfigOption
+from relay import settings
+from relay.cli.events import ConfigOption
+from relay.contract import exactjson
+from relay.contract.normalize import EVENT_TYPES
+from relay.contract.rules import rfc3339
 from relay.errors import FeishuRefusedError, JournalError
 from relay.events import Callback, Transport
-from relay.feishu import Feishu, HelpDesk
-from relay.normalize import EVENT_TYPES
-from relay.rules import rfc3339
+from relay.feishu.api import Feishu, HelpDesk
+from relay.feishu.backfill import CREATED, MESSAGE, UPDATED, Backfill, Found, Mark, Range, mark_of
+from relay.journal import view as journalview
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -18,9 +18,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 import uvloop
 
-from relay import __version__, cli_events, cli_feishu, journalview, logs, settings
-from relay.cli_events import ConfigOption
+from relay import __version__, settings
+from relay.cli import events as cli_events
+from relay.cli import feishu as cli_feishu
+from relay.cli.events import ConfigOption
 from relay.errors import JournalError, RelayError, SettingsError
+from relay.journal import view as journalview
+from relay.observe import logs
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -166,7 +170,7 @@ def check(config: ConfigOption = None) -> None:
 
 
 async def _check(loaded: settings.Settings) -> bool:
-    from relay.check import findings
+    from relay.cli.check import findings
 
     passed = True
     async for finding in findings(loaded):
@@ -197,7 +201,7 @@ def dev(
     ] = False,
 ) -> None:
     """Run everything on this machine: embedded broker, relay, simulator and a live view."""
-    from relay.dev import DevOptions, run
+    from relay.dev.run import DevOptions, run
 
     options = DevOptions(
         rate=rate,
@@ -248,10 +252,10 @@ def simulate(
     ),
 ) -> None:
     """Play Feishu: send events by webhook or long connection; exit 1 on a wrong answer."""
-    from relay.gateway import GatewayOptions
-    from relay.simulation import Server, serve_and_simulate
-    from relay.simulation import simulate as run
-    from relay.simulator import SimulatorOptions
+    from relay.simulator.gateway import GatewayOptions
+    from relay.simulator.run import Server, serve_and_simulate
+    from relay.simulator.run import simulate as run
+    from relay.simulator.sender import SimulatorOptions
 
     options = SimulatorOptions(
         url=url,
@@ -303,8 +307,8 @@ def tail(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per line.")] = False,
 ) -> None:
     """Show what consumers of the topics see, live."""
-    from relay.kafka import client_options
-    from relay.normalize import Router
+    from relay.contract.normalize import Router
+    from relay.egress.kafka import client_options
     from relay.tail import follow, show
 
     kafka = settings.load(config).kafka
@@ -321,8 +325,8 @@ def schema(
     prefix: Annotated[str, typer.Option(help="The topics' prefix.")] = "feishu.",
 ) -> None:
     """Print the contract for machines: the JSON Schema of an event type's records, or AsyncAPI."""
-    from relay import schemas
-    from relay.normalize import Router
+    from relay.contract import schemas
+    from relay.contract.normalize import Router
 
     known = schemas.schemas()
     if event_type and event_type not in known:

@@ -10,9 +10,8 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
-from relay import envelope, exactjson
-from relay.events import DeadLetterReason, Outcome, Record, StoredEvent, Transport
-from relay.rules import (
+from relay.contract import exactjson
+from relay.contract.rules import (
     Findings,
     Table,
     Unexpected,
@@ -28,6 +27,8 @@ from relay.rules import (
     rfc3339,
     to_instant,
 )
+from relay.events import DeadLetterReason, Outcome, Record, StoredEvent, Transport
+from relay.ingress import authentic
 
 STATUS = {
     1: "created",
@@ -127,7 +128,7 @@ def normalize(stored: StoredEvent, router: Router) -> Record:
     body = stored.content
     if body is None or exactjson.has_long_integer(stored.body):
         body = exactjson.loads(stored.body)
-    _, event_type, reason = envelope.identify(body)
+    _, event_type, reason = authentic.identify(body)
     if reason or not event_type:
         return dead_letter(stored, router, reason or DeadLetterReason.NO_EVENT_TYPE)
     return _event_record(stored, router, body, event_type)
@@ -139,8 +140,8 @@ def _event_record(
     event, known = body["event"], EVENT_TYPES.get(event_type)
     origin, created_at = _origin(body)
     app_id, tenant_key = (
-        envelope.text(origin.get("app_id")),
-        envelope.text(origin.get("tenant_key")),
+        authentic.text(origin.get("app_id")),
+        authentic.text(origin.get("tenant_key")),
     )
     received_at = rfc3339(stored.received_at)
     ticket_id = _first_id(event, (known.ticket,) if known else _TICKET_PATHS)
@@ -229,7 +230,7 @@ _DETAILS = {
 def _origin(body: dict[str, Any]) -> tuple[dict[str, Any], str | None]:
     """Give the object that names app and tenant, and when Feishu made the event.
 
-    The schema is told as `envelope.identify` tells it, which has found an id in 2.0's `header`.
+    The schema is told as `authentic.identify` tells it, which has found an id in 2.0's `header`.
     """
     if "schema" not in body and "uuid" in body:
         return body["event"], _created_at(body.get("ts"))
@@ -255,7 +256,7 @@ def _first_id(event: dict[str, Any], paths: tuple[tuple[str, ...], ...]) -> str 
         value: Any = event
         for name in path:
             value = value.get(name) if isinstance(value, dict) else None
-        if text := envelope.text(str(value) if type(value) is int else value):
+        if text := authentic.text(str(value) if type(value) is int else value):
             return text
     return None
 

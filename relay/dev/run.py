@@ -26,15 +26,17 @@ from typing import Any, TypeVar
 from rich.console import Console
 from rich.text import Text
 
-from relay import devsettings, kafka, logs
 from relay.app import Relay
-from relay.devbroker import EmbeddedBroker
-from relay.devview import Board, Lines, Places, Screen, View
-from relay.normalize import Router
+from relay.contract.normalize import Router
+from relay.dev import settings as devsettings
+from relay.dev.broker import EmbeddedBroker
+from relay.dev.view import Board, Lines, Places, Screen, View
+from relay.egress import kafka
+from relay.observe import logs
 from relay.settings import Settings
-from relay.simulation import table
-from relay.simulator import Simulator, SimulatorOptions
-from relay.smallfeishu import SmallFeishu
+from relay.simulator.feishu import SmallFeishu
+from relay.simulator.run import table
+from relay.simulator.sender import Simulator, SimulatorOptions
 from relay.tail import Tail
 
 _T = TypeVar("_T")

@@ -7,7 +7,7 @@ from typing import Any
 
 from relay import settings
 from relay.settings import Claims, Settings
-from relay.smallfeishu import SmallFeishu
+from relay.simulator.feishu import SmallFeishu
 
 #: Where nobody listens.
 _NOWHERE = "http://127.0.0.1:1"

@@ -15,9 +15,9 @@ from rich.live import Live
 from rich.rule import Rule
 from rich.text import Text
 
-from relay.metrics import Account
-from relay.simulation import phrase
-from relay.simulator import NO_ANSWER, Answer, Kind, Summary
+from relay.observe.metrics import Account
+from relay.simulator.run import phrase
+from relay.simulator.sender import NO_ANSWER, Answer, Kind, Summary
 from relay.tail import (
     TYPE_STYLES,
     WIDE,

@@ -14,6 +14,10 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from relay.contract.normalize import Router, dead_letter, normalize
+from relay.egress.kafka import describe
+from relay.egress.lateness import LATE, Lateness
+from relay.egress.publisher import Publisher
 from relay.errors import (
     ClaimsError,
     FencedError,
@@ -32,18 +36,14 @@ from relay.events import (
     Verdict,
 )
 from relay.fairness import Turns
-from relay.journal import Journal
-from relay.kafka import describe
-from relay.lateness import LATE, Lateness
-from relay.logs import Changes
-from relay.metrics import Metrics
-from relay.normalize import Router, dead_letter, normalize
-from relay.publisher import Publisher
-from relay.traces import traceparent
+from relay.journal.journal import Journal
+from relay.observe.logs import Changes
+from relay.observe.metrics import Metrics
+from relay.observe.traces import traceparent
 
 if TYPE_CHECKING:
-    from relay.claims import Claims  # where there is one replica, `redis` is not loaded
-    from relay.spans import Spans
+    from relay.claims.claims import Claims  # where there is one replica, `redis` is not loaded
+    from relay.observe.spans import Spans
 
 log = structlog.get_logger()
 

@@ -17,7 +17,7 @@ from aiokafka.errors import MessageSizeTooLargeError, RecordListTooLargeError
 from aiokafka.partitioner import DefaultPartitioner
 from aiokafka.structs import OffsetAndMetadata
 
-from relay import kafka
+from relay.egress import kafka
 from relay.errors import (
     FencedError,
     KafkaUnavailableError,

@@ -11,9 +11,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from relay import exactjson
+from relay.contract import exactjson
 from relay.errors import FeishuUnavailableError
-from relay.feishu import Feishu, HelpDesk
+from relay.feishu.api import Feishu, HelpDesk
 
 Json = dict[str, Any]
 

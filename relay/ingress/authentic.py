@@ -14,9 +14,10 @@ from typing import Any
 import pybase64
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
-from relay import exactjson, traces
+from relay.contract import exactjson
 from relay.errors import RejectedError, RejectReason
 from relay.events import Callback, Challenge, DeadLetterReason, RawCallback, Transport
+from relay.observe import traces
 
 #: Milliseconds that a request's timestamp may lie ahead of our clock.
 CLOCK_SKEW = 5 * 60 * 1000

@@ -9,7 +9,7 @@ from enum import IntEnum
 
 from google.protobuf.message import DecodeError
 
-from relay.frame_pb2 import Frame
+from relay.ingress.frame_pb2 import Frame
 
 #: Parts, and bytes in all, of one message; parts that wait for others, of one connection.
 MAX_PARTS, MAX_MESSAGE_BYTES, MAX_WAITING_BYTES = 256, 8 * 2**20, 32 * 2**20

@@ -17,7 +17,6 @@ import aiohttp
 import orjson
 import structlog
 
-from relay import frames
 from relay.errors import (
     FeishuRefusedError,
     FeishuUnavailableError,
@@ -32,10 +31,11 @@ from relay.events import (
     RawCallback,
     Transport,
 )
-from relay.feishu import ClientConfig, Endpoint, Feishu, client_config
-from relay.frame_pb2 import Frame
-from relay.logs import Changes
-from relay.metrics import Metrics
+from relay.feishu.api import ClientConfig, Endpoint, Feishu, client_config
+from relay.ingress import frames
+from relay.ingress.frame_pb2 import Frame
+from relay.observe.logs import Changes
+from relay.observe.metrics import Metrics
 
 log = structlog.get_logger()
 

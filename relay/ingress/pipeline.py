@@ -2,10 +2,10 @@
 
 from collections.abc import Mapping
 
-from relay import envelope
 from relay.errors import RejectedError, RejectReason
 from relay.events import Challenge, Outcome, RawCallback
-from relay.journal import Journal
+from relay.ingress import authentic
+from relay.journal.journal import Journal
 from relay.settings import App
 
 
@@ -15,8 +15,8 @@ class Pipeline:
     def __init__(self, apps: Mapping[str, App], journal: Journal, window: float) -> None:
         self._journal = journal
         self._credentials = {
-            name: envelope.Credentials(
-                keys=tuple(envelope.EncryptKey(key) for key in app.encrypt_keys),
+            name: authentic.Credentials(
+                keys=tuple(authentic.EncryptKey(key) for key in app.encrypt_keys),
                 tokens=tuple(token.encode() for token in app.verification_tokens),
                 window=int(window * 1000),
             )
@@ -31,7 +31,7 @@ class Pipeline:
         credentials = self._credentials.get(raw.app)
         if credentials is None:
             raise RejectedError(RejectReason.UNKNOWN_APP, "no app of this name is configured")
-        callback = envelope.open(raw, credentials)
+        callback = authentic.open(raw, credentials)
         if isinstance(callback, Challenge):
             return callback
         return await self._journal.add(callback)

@@ -16,10 +16,10 @@ import structlog
 from aiohttp import HttpVersion11, hdrs, web
 from multidict import istr
 
-from relay import exactjson
+from relay.contract import exactjson
 from relay.errors import RejectedError, RejectReason
 from relay.events import Challenge, Outcome, RawCallback, Transport
-from relay.metrics import Metrics
+from relay.observe.metrics import Metrics
 from relay.settings import Webhook
 
 log = structlog.get_logger()

@@ -123,7 +123,9 @@ def _create(path: Path) -> None:
     try:
         with closing(sqlite3.connect(draft, isolation_level=None)) as connection:
             connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-            connection.executescript(resources.files("relay").joinpath("schema.sql").read_text())
+            connection.executescript(
+                resources.files("relay.journal").joinpath("schema.sql").read_text()
+            )
             connection.execute("INSERT INTO journal (id) VALUES (?)", (str(uuid.uuid4()),))
             connection.execute("PRAGMA journal_mode = WAL")
         draft.replace(path)

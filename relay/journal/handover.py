@@ -18,9 +18,9 @@ from typing import Any
 
 import orjson
 
-from relay import journalfile
 from relay.errors import HandoverError
 from relay.events import EXPORTED, Outcome
+from relay.journal import file as journalfile
 
 #: The first line's version, and rows of one transaction.
 VERSION, ROWS = 1, 500

@@ -13,13 +13,13 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from relay import journalfile
-from relay.backlog import Backlog
 from relay.errors import RejectedError, RejectReason
 from relay.events import Callback, DeadLetterReason, Outcome, Settlement, StoredEvent, Transport
 from relay.fairness import Turns
-from relay.journalwriter import Add, Call, Commit, Writer
-from relay.metrics import Metrics
+from relay.journal import file as journalfile
+from relay.journal.backlog import Backlog
+from relay.journal.writer import Add, Call, Commit, Writer
+from relay.observe.metrics import Metrics
 
 #: Bytes of bodies that may wait for a commit; past it new ones get 503.
 MAX_WAITING_BYTES = 64 * 2**20

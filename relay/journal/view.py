@@ -10,9 +10,9 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from relay import journalfile
 from relay.errors import EventNotFoundError, EventNotReplayableError
 from relay.events import Callback, DeadLetterReason, StoredEvent, Transport
+from relay.journal import file
 
 #: How `relay events list` names an event that has no outcome yet.
 PENDING = "pending"
@@ -105,10 +105,8 @@ class JournalView:
             callback.received_at,
             callback.body,
         )
-        journalfile.begin_if_idle(self._path, self._connection)
-        cursor = journalfile.transaction(
-            self._connection, lambda: self._connection.execute(_ADD, values)
-        )
+        file.begin_if_idle(self._path, self._connection)
+        cursor = file.transaction(self._connection, lambda: self._connection.execute(_ADD, values))
         return cursor.rowcount > 0
 
     def replay(self, event_id: str, app: str | None = None) -> None:
@@ -127,8 +125,8 @@ class JournalView:
             self._connection.execute("DELETE FROM events WHERE seq = ?", (entry.seq,))
             self._connection.execute(_REPLAY, row)
 
-        journalfile.begin_if_idle(self._path, self._connection)
-        journalfile.transaction(self._connection, work)
+        file.begin_if_idle(self._path, self._connection)
+        file.transaction(self._connection, work)
 
     def discard(self, event_id: str, app: str | None = None) -> None:
         """Decide that a kept dead letter may go when the dedupe window has passed."""
@@ -141,14 +139,14 @@ class JournalView:
                 "UPDATE events SET reason = 'discarded' WHERE seq = ?", (entry.seq,)
             )
 
-        journalfile.transaction(self._connection, work)
+        file.transaction(self._connection, work)
 
 
 @contextmanager
 def opened(path: Path) -> Iterator[JournalView]:
     """Open a journal that exists. Raises JournalError."""
-    journalfile.check_header(path)
-    with closing(journalfile.connect(path)) as connection:
+    file.check_header(path)
+    with closing(file.connect(path)) as connection:
         yield JournalView(path, connection)
 
 

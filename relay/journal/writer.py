@@ -16,10 +16,10 @@ from typing import Any
 
 import structlog
 
-from relay import journalfile
 from relay.errors import RejectReason
 from relay.events import Callback, value
-from relay.logs import Changes
+from relay.journal import file
+from relay.observe.logs import Changes
 
 log = structlog.get_logger()
 
@@ -118,7 +118,7 @@ class Writer:
         self._max_bytes = max_bytes
         self._window = int(window * 1000)
         self._jobs: SimpleQueue[Job | None] = SimpleQueue()
-        self._connection = journalfile.connect(path)
+        self._connection = file.connect(path)
         self._connection.execute(_CACHE)
         self._stopping = Event()
         self._wal_is_long = Event()
@@ -127,7 +127,7 @@ class Writer:
         self._crowd = 0
         self._passed_seq, self._passed_since = 0, self._tidied_at
         self._stripped_seq = 0
-        self._last_seq = journalfile.last_seq(self._connection)
+        self._last_seq = file.last_seq(self._connection)
         self._unsized = SIZE_LOOK
         self._full = False
         self._log = Changes(log, "journal_writable")
@@ -193,7 +193,7 @@ class Writer:
         )
         started, last_seq = time.perf_counter(), self._last_seq
         try:
-            journalfile.transaction(self._connection, lambda: self._write(commit))
+            file.transaction(self._connection, lambda: self._write(commit))
             self._log.working()
         except Exception as error:  # noqa: BLE001 - the thread outlives any fault of one batch
             commit.failure = RejectReason.JOURNAL_UNAVAILABLE
@@ -204,12 +204,12 @@ class Writer:
         return commit
 
     def _write(self, commit: Commit) -> None:
-        last_seq = journalfile.last_seq(self._connection)
+        last_seq = file.last_seq(self._connection)
         commit.foreign = last_seq != self._last_seq
         commit.seqs = self._insert([add.callback for add in commit.adds], last_seq)
         for call in commit.calls:
             call.work(self._connection)
-        self._last_seq = journalfile.last_seq(self._connection)
+        self._last_seq = file.last_seq(self._connection)
         self._look_at_size()
 
     def _insert(self, callbacks: list[Callback], last_seq: int) -> Sequence[int | None]:
@@ -249,7 +249,7 @@ class Writer:
         """See whether the journal is at its limit, from time to time."""
         if self._full or self._unsized >= SIZE_LOOK:
             self._unsized = 0
-            self._full = journalfile.used_bytes(self._connection) >= self._max_bytes
+            self._full = file.used_bytes(self._connection) >= self._max_bytes
 
     def _keep_house(self) -> None:
         """Do one small step of what no ack may wait for: when idle, or when it is long overdue."""
@@ -272,7 +272,7 @@ class Writer:
         """
         freed = self._delete_old()
         if not freed and self._full:
-            freed = journalfile.transaction(self._connection, self._strip)
+            freed = file.transaction(self._connection, self._strip)
         if self._full and freed:
             self._look_at_size()
             self._deliver(Commit(adds=[], calls=[], full=self._full))
@@ -303,7 +303,7 @@ class Writer:
 
     def _checkpoints(self) -> None:
         """Move committed pages from the WAL into the file, beside the writer."""
-        connection = journalfile.connect(self._path)
+        connection = file.connect(self._path)
         changes = Changes(log, "journal_checkpoints_again")
         while not self._stopping.wait(CHECKPOINT_INTERVAL):
             try:

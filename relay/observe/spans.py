@@ -23,8 +23,9 @@ from opentelemetry.trace import (
     set_span_in_context,
 )
 
-from relay import __version__, logs, traces
+from relay import __version__
 from relay.events import Settlement, StoredEvent
+from relay.observe import logs, traces
 
 log = structlog.get_logger()
 

@@ -13,8 +13,8 @@ from typing import Any
 
 from aiohttp import web
 
-from relay import exactjson
-from relay.gateway import Gateway
+from relay.contract import exactjson
+from relay.simulator.gateway import Gateway
 
 Json = dict[str, Any]
 

@@ -10,8 +10,8 @@ from typing import Any
 import orjson
 from aiohttp import web
 
-from relay.gateway import Gateway, GatewayOptions
-from relay.helpdeskapi import Archive, Desk, HelpdeskApi
+from relay.simulator.api import Archive, Desk, HelpdeskApi
+from relay.simulator.gateway import Gateway, GatewayOptions
 
 #: Seconds after a failed delivery until the next; after the last one the event is lost.
 LADDER = (15.0, 300.0, 3600.0, 21_600.0)

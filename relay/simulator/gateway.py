@@ -16,8 +16,8 @@ import aiohttp
 import orjson
 from aiohttp import web
 
-from relay import frames
-from relay.frame_pb2 import Frame
+from relay.ingress import frames
+from relay.ingress.frame_pb2 import Frame
 
 #: Feishu takes a delivery for failed after so many seconds.
 ANSWER_LIMIT = 3.0

@@ -19,8 +19,9 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from relay.gateway import GatewayOptions
-from relay.simulator import (
+from relay.simulator.feishu import SmallFeishu
+from relay.simulator.gateway import GatewayOptions
+from relay.simulator.sender import (
     NO_ANSWER,
     Answer,
     Kind,
@@ -28,7 +29,6 @@ from relay.simulator import (
     SimulatorOptions,
     Summary,
 )
-from relay.smallfeishu import SmallFeishu
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from relay.talks import AGENT, AGENTS, BOT, COMMENTS, GUEST, GUESTS, TALKS, Person, Talk
+from relay.simulator.talks import AGENT, AGENTS, BOT, COMMENTS, GUEST, GUESTS, TALKS, Person, Talk
 
 _BY_BOT, _HUMAN = 1, 2
 _CREATED, _PROCESSING, _QUEUEING, _WAITING = 1, 2, 3, 5

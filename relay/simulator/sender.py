@@ -24,9 +24,9 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.padding import PKCS7
 
 from relay.errors import RelayError
-from relay.gateway import ANSWER_LIMIT
-from relay.samples import Helpdesk, Sample
-from relay.smallfeishu import LADDER, SmallFeishu
+from relay.simulator.feishu import LADDER, SmallFeishu
+from relay.simulator.gateway import ANSWER_LIMIT
+from relay.simulator.samples import Helpdesk, Sample
 
 #: The status of a request that got no answer; how many requests are under way at once.
 NO_ANSWER, _CONCURRENCY = 0, 32

@@ -11,7 +11,7 @@ import pytest
 import yaml
 from aiohttp import ClientSession
 
-from relay.metrics import Metrics
+from relay.observe.metrics import Metrics
 from relay.settings import Settings
 from tests.deploy.tools import CHART, ROOT, needed, run
 from tests.fakes import KEY, TOKEN, as_json, encrypt, event, journal_at, payload, sign, until

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from relay.metrics import Metrics
+from relay.observe.metrics import Metrics
 from tests.deploy.test_alerts import NOWHERE, Samples, World, app, post, scrape
 from tests.deploy.tools import CHART, ROOT, needed, run
 from tests.fakes import TOKEN, as_json, encrypt, payload, sign, until

@@ -10,7 +10,7 @@ def main() -> None:
     now, now_ns = time.time, time.time_ns
     time.time = lambda: now() + ahead
     time.time_ns = lambda: now_ns() + ahead * 10**9
-    from relay import cli  # noqa: PLC0415 - whatever it imports must find the wrong clock
+    from relay.cli import main as cli  # noqa: PLC0415 - whatever it imports must find the wrong clock
 
     sys.argv = ["relay", *sys.argv[3:]]
     cli.main()

@@ -17,11 +17,12 @@ from typing import Any
 
 from aiokafka import AIOKafkaProducer
 
-from relay import cli, journalfile
-from relay.dispatcher import Dispatcher
-from relay.journal import Journal
-from relay.journalwriter import Writer
-from relay.publisher import ExactlyOncePublisher, _Session
+from relay.cli import main as cli
+from relay.egress.dispatcher import Dispatcher
+from relay.egress.publisher import ExactlyOncePublisher, _Session
+from relay.journal import file
+from relay.journal.journal import Journal
+from relay.journal.writer import Writer
 
 #: Seconds after the request to commit left us; the broker is somewhere in the midst of it.
 IN_THE_MIDST = 0.002
@@ -135,7 +136,7 @@ def _commit(*, late: bool) -> Install:
     """Pull before or after the COMMIT of a transaction that stores events."""
 
     def install(pull: Callable[[], None]) -> None:
-        transaction, insert = journalfile.transaction, Writer._insert
+        transaction, insert = file.transaction, Writer._insert
         storing = False
 
         def watched_insert(self: Writer, callbacks: list[Any], last_seq: int) -> Any:
@@ -152,7 +153,7 @@ def _commit(*, late: bool) -> Install:
             return transaction(proxy, work)
 
         Writer._insert = watched_insert  # type: ignore[method-assign]
-        journalfile.transaction = watched
+        file.transaction = watched
 
     return install
 

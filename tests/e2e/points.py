@@ -18,7 +18,15 @@ from pathlib import Path
 from types import CodeType, ModuleType
 
 #: In the order of the way in and out.
-FLOW = ("webhook", "pipeline", "journal", "journalwriter", "journalfile", "dispatcher", "publisher")
+FLOW = (
+    "ingress.webhook",
+    "ingress.pipeline",
+    "journal.journal",
+    "journal.writer",
+    "journal.file",
+    "egress.dispatcher",
+    "egress.publisher",
+)
 PACKAGE = Path(__file__).parents[2] / "relay"
 _CALL = "__passing__"
 
@@ -66,9 +74,13 @@ class _Marker(ast.NodeTransformer):
         return ast.copy_location(ast.Subscript(row, ast.Constant(1), ast.Load()), node)
 
 
+def _source(module: str) -> Path:
+    return PACKAGE.joinpath(*module.split(".")).with_suffix(".py")
+
+
 def _marked(module: str) -> tuple[ast.Module, list[str]]:
-    marker = _Marker(module)
-    tree = marker.visit(ast.parse((PACKAGE / f"{module}.py").read_text()))
+    marker = _Marker(module.rpartition(".")[2])
+    tree = marker.visit(ast.parse(_source(module).read_text()))
     return ast.fix_missing_locations(tree), marker.places
 
 
@@ -83,7 +95,7 @@ class _Loader(importlib.machinery.SourceFileLoader):
 
     def get_code(self, fullname: str) -> CodeType:
         """Compile, past any cache."""
-        tree, _ = _marked(fullname.rsplit(".", 1)[-1])
+        tree, _ = _marked(fullname.removeprefix("relay."))
         return compile(tree, self.path, "exec")
 
 
@@ -96,10 +108,10 @@ class _Finder(importlib.abc.MetaPathFinder):
     ) -> importlib.machinery.ModuleSpec | None:
         """Take the modules of the flow."""
         del path, target
-        package, _, name = fullname.rpartition(".")
-        if package != "relay" or name not in FLOW:
+        package, _, module = fullname.partition(".")
+        if package != "relay" or module not in FLOW:
             return None
-        file = str(PACKAGE / f"{name}.py")
+        file = str(_source(module))
         return importlib.util.spec_from_file_location(
             fullname, file, loader=_Loader(fullname, file)
         )
@@ -125,7 +137,7 @@ def main() -> None:
 
     setattr(builtins, _CALL, {"seen": note, "die": die}[mode])
     sys.meta_path.insert(0, _Finder({"seen": note, "die": die}[mode]))
-    from relay import cli  # noqa: PLC0415 - after the finder is there
+    from relay.cli import main as cli  # noqa: PLC0415 - after the finder is there
 
     sys.argv = ["relay", *sys.argv[3:]]
     cli.main()

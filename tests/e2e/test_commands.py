@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from relay import cli
+from relay.cli import main as cli
 from tests.deploy.tools import needed
 from tests.e2e.process import COMMAND, Relay, compared, until
 from tests.kafka_server import Broker

@@ -15,7 +15,7 @@ import pytest
 @contextmanager
 def relay_dev(tmp_path: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
     """Start the command with a temporary directory of its own."""
-    command = [sys.executable, "-c", "from relay.cli import main; main()", "dev", *arguments]
+    command = [sys.executable, "-c", "from relay.cli.main import main; main()", "dev", *arguments]
     process = subprocess.Popen(
         command,
         stdout=subprocess.PIPE,

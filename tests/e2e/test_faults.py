@@ -16,7 +16,7 @@ import aiohttp
 import pytest
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
-from relay import journalfile
+from relay.journal import file
 from tests.conftest import Say
 from tests.e2e.process import Relay, compared, until
 from tests.kafka_server import KafkaServer
@@ -485,7 +485,7 @@ def fill(journal: Path, events: list[Event]) -> None:
         " VALUES ('default', ?, ?, 'webhook', ?, ?)"
     )
     now = time.time_ns() // 1_000_000
-    with closing(journalfile.connect(journal)) as connection:
+    with closing(file.connect(journal)) as connection:
         connection.execute("BEGIN")
         connection.executemany(sql, ((e.event_id, TYPES[0], now, e.body) for e in events))
         connection.execute("COMMIT")
@@ -501,7 +501,7 @@ async def test_backlog_of_100_000_events_drains_in_order_and_in_little_memory(
     async with Relay(tmp_path, broker.bootstrap, topic_prefix) as relay:
         oracle = Oracle(relay.url)
         oracle.remember(backlog)
-        journalfile.prepare(relay.journal)
+        file.prepare(relay.journal)
         fill(relay.journal, few)
         await relay.serving()
         await relay.drained()

@@ -10,8 +10,8 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from relay.gateway import GatewayOptions
-from relay.smallfeishu import SmallFeishu
+from relay.simulator.feishu import SmallFeishu
+from relay.simulator.gateway import GatewayOptions
 from tests.conftest import Say
 from tests.e2e.crash import POINTS
 from tests.e2e.process import Relay

@@ -12,8 +12,8 @@ from aiohttp import ClientSession
 
 from relay.admin import AdminServer
 from relay.events import Outcome, Settlement
-from relay.journal import Journal
-from relay.metrics import Metrics
+from relay.journal.journal import Journal
+from relay.observe.metrics import Metrics
 from relay.settings import Admin
 from tests.fakes import event, journal_at
 

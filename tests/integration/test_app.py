@@ -13,15 +13,15 @@ from aiokafka import AIOKafkaConsumer
 from pydantic import SecretStr
 from typer.testing import CliRunner
 
-from relay import journalview
 from relay.app import Relay
-from relay.cli import app as command
-from relay.envelope import CLOCK_SKEW
+from relay.cli.main import app as command
 from relay.errors import JournalLockedError
 from relay.events import DeadLetterReason, Outcome, Settlement
-from relay.gateway import GatewayOptions
+from relay.ingress.authentic import CLOCK_SKEW
+from relay.journal import view as journalview
 from relay.settings import Claims, Delivery, Settings
-from relay.smallfeishu import Fate, SmallFeishu
+from relay.simulator.feishu import Fate, SmallFeishu
+from relay.simulator.gateway import GatewayOptions
 from tests.fakes import (
     KEY,
     TOKEN,

@@ -11,17 +11,17 @@ import aiohttp
 import pytest
 from typer.testing import CliRunner
 
-from relay import backfill as backfill_module
-from relay.backfill import CREATED, MESSAGE, UPDATED, Backfill, Range
-from relay.cli import app as command
+from relay.cli.main import app as command
+from relay.contract.normalize import Router, normalize
 from relay.errors import FeishuUnavailableError
 from relay.events import Callback, Transport
-from relay.feishu import Feishu, HelpDesk
-from relay.gateway import GatewayOptions
-from relay.metrics import Metrics
-from relay.normalize import Router, normalize
-from relay.samples import Helpdesk
-from relay.smallfeishu import SmallFeishu
+from relay.feishu import backfill as backfill_module
+from relay.feishu.api import Feishu, HelpDesk
+from relay.feishu.backfill import CREATED, MESSAGE, UPDATED, Backfill, Range
+from relay.observe.metrics import Metrics
+from relay.simulator.feishu import SmallFeishu
+from relay.simulator.gateway import GatewayOptions
+from relay.simulator.samples import Helpdesk
 from tests.fakes import journal_at, until
 
 OPTIONS = GatewayOptions(app_id="cli_a", app_secret="secret-a", seed=1)
@@ -71,7 +71,7 @@ async def feishu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> AsyncIterat
 async def reading(feishu: SmallFeishu, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Backfill]:
     """Read without Feishu's limits."""
     monkeypatch.setattr(backfill_module, "CALLS_PER_SECOND", 1000)
-    monkeypatch.setattr("relay.helpdeskapi.MOST_CALLS", 10_000)
+    monkeypatch.setattr("relay.simulator.api.MOST_CALLS", 10_000)
     async with aiohttp.ClientSession() as session:
         api = Feishu(session, feishu.url)
         token = await api.tenant_token(OPTIONS.app_id, OPTIONS.app_secret)
@@ -340,12 +340,12 @@ async def test_busy_feishu_is_asked_again(
 ) -> None:
     """Until it has time; but not for ever."""
     monkeypatch.setattr(backfill_module, "BUSY_WAIT", 0.01)
-    monkeypatch.setattr("relay.helpdeskapi.MOST_CALLS", 0)
+    monkeypatch.setattr("relay.simulator.api.MOST_CALLS", 0)
     with pytest.raises(FeishuUnavailableError, match="too many calls"):
         await reading.tickets(EVER)
     asking = asyncio.create_task(reading.tickets(EVER))
     await until(lambda: reading._next_call > 0)
-    monkeypatch.setattr("relay.helpdeskapi.MOST_CALLS", 10_000)
+    monkeypatch.setattr("relay.simulator.api.MOST_CALLS", 10_000)
     assert len(await asking) == len(feishu.archive.tickets)
 
 

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from relay import kafka, settings
-from relay.check import Finding, findings
-from relay.normalize import Router
+from relay import settings
+from relay.cli.check import Finding, findings
+from relay.contract.normalize import Router
+from relay.egress import kafka
 from tests.fakes import journal_at
 from tests.ports import free_port
 from tests.redis_server import redis_server

@@ -12,13 +12,14 @@ import pytest
 from pydantic import SecretStr
 from structlog.testing import capture_logs
 
-from relay import claims as claims_module
-from relay import claimstore, seeding
-from relay.claims import Claims
+from relay.claims import claims as claims_module
+from relay.claims import seeding
+from relay.claims import store as claimstore
+from relay.claims.claims import Claims
+from relay.claims.seeding import Seeding
 from relay.errors import ClaimsRefusedError, ClaimsUnavailableError
 from relay.events import Outcome, Settlement, StoredEvent, Transport, Verdict
-from relay.metrics import Metrics
-from relay.seeding import Seeding
+from relay.observe.metrics import Metrics
 from relay.settings import Claims as Settings
 from relay.settings import OnOutage
 from tests.fakes import event, journal_at, until

@@ -17,12 +17,13 @@ from aiokafka import AIOKafkaProducer
 from rich.console import Console
 from typer.testing import CliRunner, Result
 
-from relay import cli, longconn
+from relay.cli import main as cli
 from relay.errors import KafkaUnavailableError
 from relay.events import Challenge, Outcome, RawCallback
-from relay.gateway import GatewayOptions
-from relay.longconn import LongConnection
-from relay.metrics import Metrics
+from relay.ingress import longconn
+from relay.ingress.longconn import LongConnection
+from relay.observe.metrics import Metrics
+from relay.simulator.gateway import GatewayOptions
 from tests.fakes import as_json, event, journal_at, payload, until
 from tests.integration.test_simulator import accept, target
 from tests.ports import free_port

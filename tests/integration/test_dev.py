@@ -18,13 +18,13 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from relay import dev
-from relay.cli import app as command
-from relay.dev import DevOptions
-from relay.devview import Board, Places
+from relay.cli.main import app as command
+from relay.dev import run as dev
+from relay.dev.run import DevOptions
+from relay.dev.view import Board, Places
 from relay.errors import KafkaUnavailableError, SettingsError
-from relay.metrics import Metrics
-from relay.smallfeishu import SmallFeishu
+from relay.observe.metrics import Metrics
+from relay.simulator.feishu import SmallFeishu
 from relay.tail import Seen, Tail
 from tests.kafka_server import Broker
 

@@ -11,7 +11,7 @@ import pytest
 from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient
 
-from relay.devbroker import EmbeddedBroker
+from relay.dev.broker import EmbeddedBroker
 from relay.errors import BrokerError
 from relay.tail import follow
 

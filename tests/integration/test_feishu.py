@@ -8,9 +8,9 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from relay import feishu
 from relay.errors import FeishuRefusedError, FeishuUnavailableError
-from relay.feishu import Feishu, HelpDesk
+from relay.feishu import api as feishu
+from relay.feishu.api import Feishu, HelpDesk
 
 DESK = HelpDesk(tenant_token="t-secret", helpdesk_id="1", helpdesk_token="desk-secret")
 

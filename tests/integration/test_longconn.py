@@ -14,14 +14,14 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from relay import frames, longconn
 from relay.errors import RejectedError, RejectReason
 from relay.events import Challenge, Outcome, RawCallback, Transport
-from relay.frame_pb2 import Frame
-from relay.journal import Journal
-from relay.longconn import LongConnection
-from relay.metrics import Metrics
-from relay.pipeline import Pipeline
+from relay.ingress import frames, longconn
+from relay.ingress.frame_pb2 import Frame
+from relay.ingress.longconn import LongConnection
+from relay.ingress.pipeline import Pipeline
+from relay.journal.journal import Journal
+from relay.observe.metrics import Metrics
 from relay.settings import App
 from tests import fakes
 from tests.fakes import journal_at, until

@@ -15,8 +15,9 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.partitioner import DefaultPartitioner
 from pydantic import SecretStr
 
-from relay import kafka as kafka_module
-from relay import publisher as publisher_module
+from relay.egress import kafka as kafka_module
+from relay.egress import publisher as publisher_module
+from relay.egress.publisher import AtLeastOncePublisher, ExactlyOncePublisher, Publisher
 from relay.errors import (
     FencedError,
     KafkaRefusedError,
@@ -25,7 +26,6 @@ from relay.errors import (
     RecordTooLargeError,
 )
 from relay.events import Outcome, Record
-from relay.publisher import AtLeastOncePublisher, ExactlyOncePublisher, Publisher
 from relay.settings import Kafka
 from tests.conftest import need_kafka
 from tests.fakes import MemoryKafka, MemoryPublisher, until

@@ -10,11 +10,11 @@ import pytest
 from aiohttp import web
 from rich.console import Console
 
-from relay import simulator
 from relay.errors import RelayError
-from relay.simulation import simulate
-from relay.simulator import NO_ANSWER, Answer, Kind, Simulator
-from relay.simulator import SimulatorOptions as Options
+from relay.simulator import sender
+from relay.simulator.run import simulate
+from relay.simulator.sender import NO_ANSWER, Answer, Kind, Simulator
+from relay.simulator.sender import SimulatorOptions as Options
 
 Answering = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -91,7 +91,7 @@ async def test_an_endless_run_without_a_rate_stops_too() -> None:
 async def test_no_answer_in_time_and_a_lost_connection_are_told_apart(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(simulator, "ANSWER_LIMIT", 0.2)
+    monkeypatch.setattr(sender, "ANSWER_LIMIT", 0.2)
     calls = 0
 
     async def difficult(request: web.Request) -> web.StreamResponse:

@@ -12,17 +12,18 @@ import aiohttp
 import pytest
 from typer.testing import CliRunner
 
-from relay import frames, gateway
-from relay.cli import app as command
+from relay.cli.main import app as command
 from relay.errors import FeishuRefusedError, FeishuUnavailableError, RejectedError, RejectReason
 from relay.events import Challenge, Outcome, RawCallback
-from relay.feishu import Feishu, HelpDesk
-from relay.gateway import GatewayOptions
-from relay.longconn import LongConnection
-from relay.metrics import Metrics
-from relay.simulation import sentence
-from relay.simulator import Answer, Kind, Simulator, SimulatorOptions, Summary
-from relay.smallfeishu import Fate, Report, SmallFeishu, climb
+from relay.feishu.api import Feishu, HelpDesk
+from relay.ingress import frames
+from relay.ingress.longconn import LongConnection
+from relay.observe.metrics import Metrics
+from relay.simulator import gateway
+from relay.simulator.feishu import Fate, Report, SmallFeishu, climb
+from relay.simulator.gateway import GatewayOptions
+from relay.simulator.run import sentence
+from relay.simulator.sender import Answer, Kind, Simulator, SimulatorOptions, Summary
 from tests.fakes import event, journal_at, payload, until
 from tests.gateway import data
 

@@ -16,8 +16,8 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from structlog.testing import capture_logs
 
 from relay.events import Outcome, Settlement, StoredEvent, Transport
+from relay.observe.spans import PATIENCE, Spans
 from relay.settings import Traces
-from relay.spans import PATIENCE, Spans
 from tests.fakes import as_json, encrypt, payload, sign, until
 from tests.integration.test_app import TOPIC, running, settings
 from tests.integration.test_publisher import committed

@@ -13,7 +13,7 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import KafkaError
 from rich.console import Console
 
-from relay.devbroker import EmbeddedBroker
+from relay.dev.broker import EmbeddedBroker
 from relay.errors import KafkaUnavailableError
 from relay.tail import Seen, Tail, follow, show
 from tests.kafka_server import Broker

@@ -15,14 +15,14 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from relay import webhook as webhook_module
 from relay.errors import RejectedError, RejectReason
 from relay.events import Outcome, RawCallback
-from relay.journal import Journal
-from relay.metrics import Metrics
-from relay.pipeline import Pipeline
+from relay.ingress import webhook as webhook_module
+from relay.ingress.pipeline import Pipeline
+from relay.ingress.webhook import WebhookServer
+from relay.journal.journal import Journal
+from relay.observe.metrics import Metrics
 from relay.settings import App, Webhook
-from relay.webhook import WebhookServer
 from tests.fakes import KEY, TOKEN, as_json, challenge, encrypt, journal_at, payload, sign, until
 
 WINDOW = 24 * 3600

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import aiohttp
 
-from relay.gateway import GatewayOptions
-from relay.smallfeishu import SmallFeishu
+from relay.simulator.feishu import SmallFeishu
+from relay.simulator.gateway import GatewayOptions
 from tests.e2e.process import Relay
 from tests.lab.ground import Ground
 from tests.lab.proxy import Line, Proxy

@@ -13,8 +13,8 @@ from typing import Any
 import aiohttp
 import pytest
 
-from relay.gateway import GatewayOptions
-from relay.smallfeishu import Fate, SmallFeishu
+from relay.simulator.feishu import Fate, SmallFeishu
+from relay.simulator.gateway import GatewayOptions
 from tests.fakes import as_json, challenge, encrypt, sign, until
 from tests.ports import free_port
 from tests.sdk.toolchains import TOOLCHAINS, Toolchain

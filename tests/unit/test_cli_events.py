@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from relay import cli, journalfile
+from relay.cli import main as cli
 from relay.events import DeadLetterReason, Outcome, Settlement
+from relay.journal import file
 from tests.fakes import as_json, event, journal_at, payload
 
 
@@ -108,7 +109,7 @@ def test_what_cannot_be_done_is_said(path: Path) -> None:
 
 
 def test_body_that_a_full_journal_let_go_is_not_replayed(path: Path) -> None:
-    connection = journalfile.connect(path)
+    connection = file.connect(path)
     connection.execute("UPDATE events SET body = x'' WHERE event_id = 'published'")
     connection.close()
     assert "let go of the body" in failure(path, "replay", "published")
@@ -116,7 +117,7 @@ def test_body_that_a_full_journal_let_go_is_not_replayed(path: Path) -> None:
 
 
 def test_body_that_is_no_json_is_shown_as_text(path: Path) -> None:
-    connection = journalfile.connect(path)
+    connection = file.connect(path)
     connection.execute("UPDATE events SET body = x'ff41' WHERE event_id = 'published'")
     connection.close()
     shown = json.loads(run(path, "show", "published", "--record"))

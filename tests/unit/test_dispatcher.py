@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from relay import dispatcher as dispatcher_module
-from relay import journalfile
-from relay.dispatcher import Dispatcher
+from relay.contract.normalize import Router
+from relay.egress import dispatcher as dispatcher_module
+from relay.egress.dispatcher import Dispatcher
 from relay.errors import FencedError, KafkaRefusedError, KafkaUnavailableError
 from relay.events import DeadLetterReason, Outcome, Record
-from relay.journal import Journal
-from relay.metrics import Account, Metrics
-from relay.normalize import Router
+from relay.journal import file
+from relay.journal.journal import Journal
+from relay.observe.metrics import Account, Metrics
 from tests.fakes import MemoryKafka, MemoryPublisher, as_json, event, journal_at, payload, until
 
 ROUTER = Router("feishu.", {})
@@ -185,7 +185,7 @@ async def test_settling_that_fails_is_done_over(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The journal cannot be written for a while; Kafka has the batch already."""
-    monkeypatch.setattr(journalfile, "BUSY_TIMEOUT", 0.01)
+    monkeypatch.setattr(file, "BUSY_TIMEOUT", 0.01)
     kafka, metrics = MemoryKafka(), Metrics()
     async with journal_at(path, metrics) as journal:
         await journal.trust_own()

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from relay import dispatcher as dispatcher_module
-from relay.dispatcher import Dispatcher
+from relay.contract.normalize import Router
+from relay.egress import dispatcher as dispatcher_module
+from relay.egress.dispatcher import Dispatcher
 from relay.errors import ClaimsUnavailableError, FencedError, KafkaUnavailableError
 from relay.events import StoredEvent, Verdict
-from relay.journal import Journal
-from relay.metrics import Account, Metrics
-from relay.normalize import Router
+from relay.journal.journal import Journal
+from relay.observe.metrics import Account, Metrics
 from tests.fakes import MemoryKafka, MemoryPublisher, event, journal_at, until
 from tests.unit.test_dispatcher import endings, published
 

@@ -11,12 +11,14 @@ import pytest
 import typer
 from pydantic import BaseModel
 
-from relay import journalfile, normalize, settings
-from relay.cli import app
+from relay import settings
+from relay.cli.main import app
+from relay.contract import normalize
+from relay.contract.normalize import EVENT_TYPES, Router, dead_letter
 from relay.errors import STATUS
 from relay.events import DeadLetterReason, Outcome, StoredEvent, Transport
-from relay.metrics import Metrics
-from relay.normalize import EVENT_TYPES, Router, dead_letter
+from relay.journal import file
+from relay.observe.metrics import Metrics
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -90,7 +92,7 @@ def commands() -> dict[str, Any]:
 def log_events() -> dict[str, set[str]]:
     """Give each event that the code logs, with its fields."""
     found: dict[str, set[str]] = {}
-    for path in (ROOT / "relay").glob("*.py"):
+    for path in (ROOT / "relay").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call):
                 found |= log_event(node)
@@ -332,5 +334,5 @@ def test_every_test_that_is_named_exists(paper: Path) -> None:
 
 def test_recovery_of_a_journal_names_its_marks() -> None:
     """What `.dump` leaves out stands in the command that puts it back."""
-    assert f"application_id = {journalfile.APPLICATION_ID};" in OPERATIONS
-    assert f"user_version = {journalfile.SCHEMA_VERSION};" in OPERATIONS
+    assert f"application_id = {file.APPLICATION_ID};" in OPERATIONS
+    assert f"user_version = {file.SCHEMA_VERSION};" in OPERATIONS

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay import envelope
-from relay.envelope import LONGEST_ID, Credentials, EncryptKey
 from relay.errors import RejectedError, RejectReason
 from relay.events import Callback, Challenge, DeadLetterReason, RawCallback, Transport
+from relay.ingress import authentic
+from relay.ingress.authentic import LONGEST_ID, Credentials, EncryptKey
 from tests.fakes import KEY, TOKEN, as_json, challenge, encrypt, payload, sign
 
 VECTORS = json.loads((Path(__file__).parent / "feishu-vectors.json").read_text())
@@ -68,14 +68,14 @@ def signed(
 
 
 def opened(raw: RawCallback, checks: Credentials | None = None) -> Callback:
-    found = envelope.open(raw, checks or credentials())
+    found = authentic.open(raw, checks or credentials())
     assert isinstance(found, Callback)
     return found
 
 
 def refusal(raw: RawCallback, checks: Credentials | None = None) -> RejectReason:
     with pytest.raises(RejectedError) as caught:
-        envelope.open(raw, checks or credentials())
+        authentic.open(raw, checks or credentials())
     return caught.value.reason
 
 
@@ -97,7 +97,7 @@ def test_vector_is_opened_or_refused(vector: dict[str, Any]) -> None:
         return
     plain = vector["plaintext"]
     if vector["expect"] == "challenge":
-        assert Challenge(value=json.loads(plain)["challenge"]) == envelope.open(raw, checks)
+        assert Challenge(value=json.loads(plain)["challenge"]) == authentic.open(raw, checks)
         return
     content = json.loads(plain)
     found = opened(raw, checks)
@@ -195,7 +195,7 @@ def test_challenge_is_answered_in_every_form(form: str, keys: tuple[str, ...]) -
     if not keys and form != "plain":
         assert refusal(raw, checks) is RejectReason.NOT_DECRYPTABLE
     else:
-        assert Challenge(value="c-1") == envelope.open(raw, checks)
+        assert Challenge(value="c-1") == authentic.open(raw, checks)
 
 
 @pytest.mark.parametrize("keys", [(), (KEY,)], ids=["no key", "key"])
@@ -220,14 +220,14 @@ def test_challenge_of_an_app_without_token_needs_the_key() -> None:
     """Whoever can encrypt knows the key; a plain challenge proves nothing."""
     checks = credentials(tokens=())
     body = as_json(challenge("whatever", "c-2"))
-    assert Challenge(value="c-2") == envelope.open(callback(encrypt(body)), checks)
+    assert Challenge(value="c-2") == authentic.open(callback(encrypt(body)), checks)
     assert refusal(callback(body), checks) is RejectReason.PLAIN_BODY
 
 
 def test_challenge_is_decrypted_with_the_previous_key_too() -> None:
     checks = credentials(keys=("new", KEY))
     raw = callback(encrypt(as_json(challenge(value="c-3"))))
-    assert Challenge(value="c-3") == envelope.open(raw, checks)
+    assert Challenge(value="c-3") == authentic.open(raw, checks)
 
 
 def test_challenge_that_is_no_text_is_no_challenge() -> None:
@@ -351,8 +351,8 @@ def test_identified_body_without_event_is_a_dead_letter(
 
 
 def test_schema_1_without_event_has_no_type() -> None:
-    assert envelope.identify({"uuid": "u"}) == ("u", None, DeadLetterReason.NOT_AN_OBJECT)
-    assert envelope.identify({"uuid": "u", "event": {}}) == (
+    assert authentic.identify({"uuid": "u"}) == ("u", None, DeadLetterReason.NOT_AN_OBJECT)
+    assert authentic.identify({"uuid": "u", "event": {}}) == (
         "u",
         None,
         DeadLetterReason.NO_EVENT_TYPE,
@@ -406,7 +406,7 @@ def test_no_refusal_repeats_what_was_sent() -> None:
     """An answer never carries a secret, nor a payload."""
     raw = signed(payload(token="a-wrong-token"))
     with pytest.raises(RejectedError) as caught:
-        envelope.open(raw, credentials())
+        authentic.open(raw, credentials())
     assert not re.search(f"a-wrong-token|{TOKEN}|{KEY}", repr(caught.value) + caught.value.detail)
 
 
@@ -424,7 +424,7 @@ ALL_CHECKS = st.sampled_from(
 def survives(raw: RawCallback, checks: Credentials) -> Callback | Challenge | None:
     """Open it; anything but a foreseen refusal fails the test."""
     try:
-        return envelope.open(raw, checks)
+        return authentic.open(raw, checks)
     except RejectedError:
         return None
 

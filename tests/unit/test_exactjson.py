@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay import exactjson
+from relay.contract import exactjson
 
 EDGES = [
     2**53 + 1,

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay import frames
-from relay.frame_pb2 import Frame
+from relay.ingress import frames
+from relay.ingress.frame_pb2 import Frame
 
 VECTORS = {
     one["name"]: one

@@ -11,12 +11,13 @@ from pathlib import Path
 import orjson
 import pytest
 
-from relay import handover, journalfile, journalview
-from relay.dispatcher import Dispatcher
+from relay.egress.dispatcher import Dispatcher
 from relay.errors import HandoverError, KafkaUnavailableError
 from relay.events import EXPORTED, OTHER_REPLICA, Outcome, Settlement
-from relay.journal import Journal
-from relay.metrics import Metrics
+from relay.journal import file as journalfile
+from relay.journal import handover, view
+from relay.journal.journal import Journal
+from relay.observe.metrics import Metrics
 from tests.fakes import MemoryKafka, MemoryPublisher, event, journal_at, until
 from tests.unit.test_dispatcher import ROUTER, dispatching, drained, endings, published
 from tests.unit.test_dispatcher_claims import MemoryClaims, replica
@@ -62,7 +63,7 @@ def test_pending_events_move(old: Path, new: Path, tmp_path: Path) -> None:
         ("a", "duplicate", EXPORTED),
         ("b", "duplicate", EXPORTED),
     ]
-    with journalview.opened(old) as before, journalview.opened(new) as after:
+    with view.opened(old) as before, view.opened(new) as after:
         for name in ("a", "b"):
             was, body = before.find(name)
             now, same = after.find(name)

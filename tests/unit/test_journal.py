@@ -18,8 +18,6 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from relay import backlog, journalfile, journalwriter
-from relay import journal as journal_module
 from relay.errors import (
     JournalDamagedError,
     JournalError,
@@ -29,8 +27,12 @@ from relay.errors import (
     RejectReason,
 )
 from relay.events import DeadLetterReason, Outcome, Settlement
-from relay.journal import Journal
-from relay.metrics import Account, Metrics
+from relay.journal import backlog
+from relay.journal import file as journalfile
+from relay.journal import journal as journal_module
+from relay.journal import writer as journalwriter
+from relay.journal.journal import Journal
+from relay.observe.metrics import Account, Metrics
 from tests.fakes import event, journal_at, until
 
 NOW = 1_767_323_045_678

@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from relay import dispatcher as dispatcher_module
+from relay.egress import dispatcher as dispatcher_module
+from relay.egress.lateness import Lateness
 from relay.errors import KafkaUnavailableError
 from relay.events import Callback, Outcome, Record
-from relay.lateness import Lateness
-from relay.metrics import Metrics
+from relay.observe.metrics import Metrics
 from tests.fakes import MemoryKafka, as_json, event, journal_at, payload, until
 from tests.unit.test_dispatcher import dispatching, drained
 

@@ -18,13 +18,13 @@ import pytest
 import structlog
 from structlog.testing import capture_logs
 
-from relay import logs
+from relay.observe import logs
 from relay.settings import Log
 
 #: Sets up logs; what follows it runs in a process of its own.
 CONFIGURED = """
 import os, structlog
-from relay import logs, settings
+from relay.observe import logs, settings
 logs.configure(settings.Log(format="json"))
 say = structlog.get_logger().info
 """

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from relay.errors import RejectReason
 from relay.events import Outcome, Transport
-from relay.metrics import Account, Metrics
+from relay.observe.metrics import Account, Metrics
 
 NAMES = {
     "relay_received_total",

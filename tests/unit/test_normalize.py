@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay import exactjson
+from relay.contract import exactjson
+from relay.contract.normalize import EVENT_TYPES, Router, dead_letter, normalize
 from relay.events import DeadLetterReason, Outcome, Record, StoredEvent, Transport
-from relay.normalize import EVENT_TYPES, Router, dead_letter, normalize
 from tests.fakes import MESSAGE_CREATED, payload
 
 CONTRACT = Path(__file__).parent / "contract"

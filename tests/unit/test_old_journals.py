@@ -5,11 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from relay import journalfile, journalview
 from relay.errors import JournalLockedError
 from relay.events import Outcome
-from relay.journalfile import SCHEMA_VERSION
-from relay.metrics import Metrics
+from relay.journal import file
+from relay.journal import view as journalview
+from relay.journal.file import SCHEMA_VERSION
+from relay.observe.metrics import Metrics
 from tests.fakes import MemoryKafka, event, journal_at, until
 from tests.unit.test_dispatcher import dispatching, drained, published
 
@@ -54,7 +55,7 @@ def test_command_of_a_later_version_keeps_off_a_running_relay(tmp_path: Path) ->
     path = Path(shutil.copy(KEPT[0], tmp_path / "journal.db"))
     with journalview.opened(path) as view:
         with (
-            journalfile.lock(path),
+            file.lock(path),
             pytest.raises(JournalLockedError, match="a relay of an earlier version owns"),
         ):
             view.replay("published")

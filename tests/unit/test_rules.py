@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay import rules
-from relay.rules import Findings, Unexpected
+from relay.contract import rules
+from relay.contract.rules import Findings, Unexpected
 
 
 def applied(rule: dict[str, rules.Rule], source: dict[str, Any]) -> tuple[Any, Findings]:

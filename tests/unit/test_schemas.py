@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator  # type: ignore[import-untyped]
 from typer.testing import CliRunner
 
-from relay import schemas
-from relay.cli import app
+from relay.cli.main import app
+from relay.contract import schemas
+from relay.contract.normalize import DEAD_LETTER, EVENT_TYPES, OTHER, Router, dead_letter, normalize
+from relay.contract.rules import properties
 from relay.events import DeadLetterReason, Record, StoredEvent, Transport
-from relay.normalize import DEAD_LETTER, EVENT_TYPES, OTHER, Router, dead_letter, normalize
-from relay.rules import properties
 
 SHIPPED = Path(__file__).parents[2] / "docs" / "schemas"
 RECORDS = sorted((Path(__file__).parent / "contract").glob("*.output.json"))

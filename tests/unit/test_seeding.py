@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from relay import seeding
+from relay.claims import seeding
+from relay.claims.seeding import Seeding
 from relay.errors import ClaimsAwaitedError, ClaimsUnavailableError
 from relay.events import Outcome, Settlement, StoredEvent
-from relay.journal import Journal
-from relay.seeding import Seeding
+from relay.journal.journal import Journal
 from tests.fakes import event, journal_at
 
 

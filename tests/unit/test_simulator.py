@@ -10,14 +10,14 @@ from collections import Counter
 import pytest
 from rich.console import Console
 
-from relay import envelope
+from relay.contract.normalize import EVENT_TYPES, Router, normalize
 from relay.errors import STATUS, RejectedError
 from relay.events import Callback, RawCallback, StoredEvent, Transport
-from relay.normalize import EVENT_TYPES, Router, normalize
-from relay.samples import Helpdesk
-from relay.simulation import phrase, sentence, table
-from relay.simulator import EXPECTED, NO_ANSWER, Answer, Delivery, Kind, Simulator, Summary
-from relay.simulator import SimulatorOptions as Options
+from relay.ingress import authentic
+from relay.simulator.run import phrase, sentence, table
+from relay.simulator.samples import Helpdesk
+from relay.simulator.sender import EXPECTED, NO_ANSWER, Answer, Delivery, Kind, Simulator, Summary
+from relay.simulator.sender import SimulatorOptions as Options
 
 KEY, TOKEN = "an encrypt key", "a token"
 LIMIT = 4096
@@ -39,9 +39,9 @@ def open_delivery(delivery: Delivery, key: str) -> Callback:
         nonce=delivery.headers.get("X-Lark-Request-Nonce", ""),
         signature=delivery.headers.get("X-Lark-Signature", ""),
     )
-    keys = (envelope.EncryptKey(key),) if key else ()
-    credentials = envelope.Credentials(keys=keys, tokens=(TOKEN.encode(),), window=86_400_000)
-    opened = envelope.open(raw, credentials)
+    keys = (authentic.EncryptKey(key),) if key else ()
+    credentials = authentic.Credentials(keys=keys, tokens=(TOKEN.encode(),), window=86_400_000)
+    opened = authentic.open(raw, credentials)
     assert isinstance(opened, Callback)
     return opened
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from relay import traces
 from relay.events import Callback, StoredEvent, Transport
-from relay.metrics import Metrics
+from relay.observe import traces
+from relay.observe.metrics import Metrics
 from tests.fakes import MemoryKafka, event, journal_at, until
 from tests.unit.test_dispatcher import dispatching, drained
 

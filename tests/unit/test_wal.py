@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from relay import journalfile, journalwriter
 from relay.errors import JournalDamagedError
 from relay.events import Outcome
-from relay.metrics import Metrics
+from relay.journal import file, writer
+from relay.observe.metrics import Metrics
 from tests.fakes import event, journal_at
 
 #: A disk writes sectors of so many bytes whole, or not at all.
@@ -46,7 +46,7 @@ def body(name: str) -> bytes:
 @pytest.fixture
 async def crash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Crash:
     """Answer some events, and take the files away while the journal is open."""
-    monkeypatch.setattr(journalwriter, "CHECKPOINT_INTERVAL", 3600.0)
+    monkeypatch.setattr(writer, "CHECKPOINT_INTERVAL", 3600.0)
     path, answered_at = tmp_path / "running.db", {}
     log = path.with_name(path.name + "-wal")
     async with journal_at(path) as journal:
@@ -60,8 +60,8 @@ async def crash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Crash:
 
 def events(path: Path) -> dict[str, bytes]:
     """Open a journal as a start does; give its events."""
-    journalfile.prepare(path)
-    with closing(journalfile.connect(path)) as connection:
+    file.prepare(path)
+    with closing(file.connect(path)) as connection:
         return dict(connection.execute("SELECT event_id, body FROM events ORDER BY seq"))
 
 
@@ -119,7 +119,7 @@ async def test_checkpoint_that_a_full_disk_has_cut_off_is_no_damage(
     """It broke off within a page that the log still has; without the log the file is refused."""
     path = tmp_path / "journal.db"
     crash.put(path, crash.log)
-    with closing(journalfile.connect(path)) as connection:
+    with closing(file.connect(path)) as connection:
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     whole = path.read_bytes()
     before = crash.database.stat().st_size
@@ -131,4 +131,4 @@ async def test_checkpoint_that_a_full_disk_has_cut_off_is_no_damage(
         crash.put(path, b"")
         path.write_bytes(whole[:size])
         with pytest.raises(JournalDamagedError):
-            journalfile.prepare(path)
+            file.prepare(path)
