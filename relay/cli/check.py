@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from functools import partial
 
 import aiohttp
-from aiokafka import AIOKafkaProducer, TopicPartition
 
 from relay.contract.normalize import Router
-from relay.egress import kafka
+from relay.egress.kafka import topics
+from relay.egress.kafka.faults import translated
+from relay.egress.kafka.producer import Producer
 from relay.errors import JournalError, JournalLockedError, KafkaRefusedError, RelayError
 from relay.feishu.api import Feishu
 from relay.journal import file
@@ -71,37 +72,34 @@ async def _journal(settings: Settings) -> str:
 
 
 async def _brokers(settings: Settings) -> str:
-    async with kafka.translated(), kafka.admin_client(settings.kafka) as admin:
-        cluster = await admin.describe_cluster()
-    return f"{settings.kafka.bootstrap_servers}: {len(cluster['brokers'])} broker(s)"
+    async with translated():
+        count = await topics.count_brokers(settings.kafka)
+    return f"{settings.kafka.bootstrap_servers}: {count} broker(s)"
 
 
 async def _topics(settings: Settings) -> str:
     router = Router(settings.kafka.topic_prefix, settings.kafka.topics)
-    wanted = {*router.topics, kafka.journal_topic(settings.kafka)}
-    async with kafka.translated(), kafka.admin_client(settings.kafka) as admin:
-        missing = sorted(wanted - set(await admin.list_topics()))
+    async with translated():
+        missing = await topics.absent(settings.kafka, router.topics)
     if missing and not settings.kafka.create_topics:
-        raise KafkaRefusedError(kafka.missing(missing, "kafka.create_topics is off"))
+        raise KafkaRefusedError(topics.missing(missing, "kafka.create_topics is off"))
     return f"will be created: {', '.join(missing)}" if missing else "all there"
 
 
 async def _transactions(settings: Settings) -> str:
     """Start a transactional producer under an id of its own, as `relay serve` will under its."""
-    name = f"relay-check-{uuid.uuid4()}"
-    producer = AIOKafkaProducer(**kafka.client_options(settings.kafka), transactional_id=name)
-    place = TopicPartition(kafka.journal_topic(settings.kafka), 0)
-    async with kafka.translated(), asyncio.timeout(settings.kafka.timeout):
+    name, place = f"relay-check-{uuid.uuid4()}", topics.journal_topic(settings.kafka)
+    async with translated(), asyncio.timeout(settings.kafka.timeout):
+        producer = Producer.to(settings.kafka, name)
         try:
             await producer.start()
-            async with kafka.admin_client(settings.kafka) as admin:
-                there = place.topic in await admin.list_topics()
+            there = place not in await topics.absent(settings.kafka, [])
             if there:
-                await producer.begin_transaction()
-                await producer.send_offsets_to_transaction({place: 0}, name)
-                await producer.abort_transaction()
+                await producer.begin()
+                await producer.carry_offset(name, place, 0)
+                await producer.abort()
         finally:
-            await producer.stop()
+            await producer.discard()
     tried = "start and carry an offset" if there else "start"
     return f"can {tried} (the right to write to the topics is not tried: it would leave records)"
 

@@ -14,7 +14,7 @@ from relay import settings
 from relay.contract import exactjson
 from relay.contract.normalize import Router, normalize
 from relay.contract.rules import rfc3339
-from relay.egress.kafka import describe
+from relay.egress.kafka.faults import describe
 from relay.errors import JournalError
 from relay.events import Outcome, StoredEvent
 from relay.journal import handover

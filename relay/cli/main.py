@@ -308,7 +308,7 @@ def tail(
 ) -> None:
     """Show what consumers of the topics see, live."""
     from relay.contract.normalize import Router
-    from relay.egress.kafka import client_options
+    from relay.egress.kafka.client import client_options
     from relay.tail import follow, show
 
     kafka = settings.load(config).kafka

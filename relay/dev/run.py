@@ -31,7 +31,7 @@ from relay.contract.normalize import Router
 from relay.dev import settings as devsettings
 from relay.dev.broker import EmbeddedBroker
 from relay.dev.view import Board, Lines, Places, Screen, View
-from relay.egress import kafka
+from relay.egress.kafka.client import client_options
 from relay.observe import logs
 from relay.settings import Settings
 from relay.simulator.feishu import SmallFeishu
@@ -131,7 +131,7 @@ def _configure(
 def _tail(config: Settings, broker: EmbeddedBroker | None) -> Tail:
     """A consumer of all topics; on a real broker it starts at their end."""
     topics = Router(config.kafka.topic_prefix, config.kafka.topics).topics
-    return Tail(kafka.client_options(config.kafka), topics, from_beginning=broker is not None)
+    return Tail(client_options(config.kafka), topics, from_beginning=broker is not None)
 
 
 def _places(config: Settings, app: Relay, broker: EmbeddedBroker | None) -> Places:

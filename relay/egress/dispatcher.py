@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from relay.contract.normalize import Router, dead_letter, normalize
-from relay.egress.kafka import describe
+from relay.egress.kafka.faults import describe
 from relay.egress.lateness import LATE, Lateness
 from relay.egress.publisher import Publisher
 from relay.errors import (

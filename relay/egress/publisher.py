@@ -4,20 +4,16 @@ It never decides what to publish, and after any failure it is opened anew: no gu
 """
 
 import asyncio
-import time
 import uuid
 from collections.abc import AsyncIterable, AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any, Protocol, Self
+from typing import Protocol, Self
 
-from aiokafka import AIOKafkaProducer, TopicPartition
-from aiokafka.errors import MessageSizeTooLargeError, RecordListTooLargeError
-from aiokafka.partitioner import DefaultPartitioner
-from aiokafka.structs import OffsetAndMetadata
-
-from relay.egress import kafka
+from relay.egress.kafka import offsets
+from relay.egress.kafka.faults import translated
+from relay.egress.kafka.producer import BATCH_BYTES, Producer
+from relay.egress.kafka.topics import ensure, journal_topic
 from relay.errors import (
     FencedError,
     KafkaUnavailableError,
@@ -27,10 +23,6 @@ from relay.errors import (
 from relay.events import Record
 from relay.settings import Kafka
 
-#: Bytes of one produce batch; a larger record travels alone, so that it can be refused alone.
-BATCH_BYTES = 256 * 1024
-#: Seconds to wait for a producer that is thrown away.
-DISCARD_TIMEOUT = 5
 #: Earlier processes of a journal that an offset's metadata names: Kafka takes 4,096 bytes of it.
 TENURES = 32
 
@@ -54,100 +46,34 @@ class Publisher(Protocol):
         """Let go of the connection, whatever state it is in."""
 
 
-class _Batch:
-    """A batch for one partition, and which of the records to publish are in it."""
-
-    __slots__ = ("_latest", "builder", "positions")
-
-    def __init__(self, builder: Any) -> None:
-        self.builder = builder
-        self.positions: list[int] = []
-        self._latest = _now()
-
-    def append(self, record: Record, position: int) -> bool:
-        """Add a record, unless the batch is full."""
-        appended = self.builder.append(
-            # Kafka refuses a time that is more than an hour ahead: a clock may have been.
-            timestamp=min(record.timestamp, self._latest),
-            key=record.key,
-            value=record.value,
-            headers=record.headers,
-        )
-        if appended is None:
-            return False
-        self.positions.append(position)
-        return True
-
-
 class _Session:
     """A producer and what both publishers do with it."""
 
     def __init__(self, settings: Kafka, topics: Sequence[str]) -> None:
         self._settings = settings
         self._topics = topics
-        self._journal_topic = kafka.journal_topic(settings)
+        self._journal_topic = journal_topic(settings)
         self._batch_bytes = BATCH_BYTES
-        self._producer: AIOKafkaProducer | None = None
+        self._producer: Producer | None = None
 
-    async def _start(self, transactional_id: str | None) -> AIOKafkaProducer:
+    async def _start(self, transactional_id: str | None) -> None:
         """Make sure of the topics and connect a producer; with an id this fences earlier ones."""
-        async with kafka.admin_client(self._settings) as admin:
-            await kafka.ensure_topics(admin, self._settings, self._topics)
-        self._producer = AIOKafkaProducer(
-            **kafka.client_options(self._settings),
-            acks="all",
-            enable_idempotence=True,
-            transactional_id=transactional_id,
-            # Longer than any exchange may take.
-            transaction_timeout_ms=int(self._settings.timeout * 2000),
-            max_batch_size=self._batch_bytes,
-            request_timeout_ms=int(self._settings.timeout * 1000),
-        )
+        await ensure(self._settings, self._topics)
+        self._producer = Producer.to(self._settings, transactional_id, self._batch_bytes)
         await self._producer.start()
-        return self._producer
 
-    def _opened(self) -> AIOKafkaProducer:
+    def _opened(self) -> Producer:
         if self._producer is None:
             raise KafkaUnavailableError("the publisher is not open")
         return self._producer
 
-    async def _send(self, producer: AIOKafkaProducer, records: AsyncIterable[Record]) -> None:
-        """Pack the records as they come, send them, and wait for the brokers' word on each."""
-        open_batches: dict[tuple[str, int], _Batch] = {}
-        sent: list[tuple[asyncio.Future[Any], list[int]]] = []
-
-        async def send(target: tuple[str, int], batch: _Batch) -> None:
-            topic, partition = target
-            future = await producer.send_batch(batch.builder, topic, partition=partition)
-            sent.append((future, batch.positions))
-
-        partitions: dict[str, int] = {}
-        position = 0
-        async for record in records:
-            count = partitions.get(record.topic)
-            if count is None:
-                count = len(await producer.partitions_for(record.topic))
-                partitions[record.topic] = count
-            target = (record.topic, _partition(record.key, count))
-            batch = open_batches.get(target) or _Batch(producer.create_batch())
-            if not batch.append(record, position):
-                await send(target, batch)
-                batch = _Batch(producer.create_batch())
-                batch.append(record, position)
-            open_batches[target] = batch
-            position += 1
-        for target, batch in open_batches.items():
-            await send(target, batch)
-        await self._delivered(sent)
-
-    async def _delivered(self, sent: Sequence[tuple[asyncio.Future[Any], list[int]]]) -> None:
-        """Wait for every batch; raise what went wrong with the first that did."""
-        results = await asyncio.gather(*(future for future, _ in sent), return_exceptions=True)
-        for result, (_, positions) in zip(results, sent, strict=True):
-            if isinstance(result, MessageSizeTooLargeError | RecordListTooLargeError):
-                self._too_large(positions)
-            if isinstance(result, BaseException):
-                raise result
+    async def _send(self, producer: Producer, records: AsyncIterable[Record]) -> None:
+        """Send the records; raise what went wrong with the first batch that was not taken."""
+        for delivery in await producer.send(records):
+            if delivery.too_large:
+                self._too_large(delivery.positions)
+            if delivery.error:
+                raise delivery.error
 
     def _too_large(self, positions: Sequence[int]) -> None:
         if len(positions) == 1:
@@ -157,18 +83,10 @@ class _Session:
         raise KafkaUnavailableError(message)
 
     async def close(self) -> None:
-        """Throw the producer away. `stop` would wait for brokers that may never answer."""
+        """Throw the producer away."""
         producer, self._producer = self._producer, None
-        if producer is None:
-            return
-        with suppress(Exception):
-            async with asyncio.timeout(DISCARD_TIMEOUT):
-                producer._closed = True  # noqa: SLF001 - what `stop` does, without its flush
-                await producer.client.close()
-                await producer._sender.close()  # noqa: SLF001
-                # Meanwhile the sender may have connected again.
-                await producer.client.close()
-                _forget_failure(producer)
+        if producer:
+            await producer.discard()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -204,7 +122,6 @@ class ExactlyOncePublisher(_Session):
 
     def __init__(self, settings: Kafka, topics: Sequence[str]) -> None:
         super().__init__(settings, topics)
-        self._place = TopicPartition(self._journal_topic, 0)
         #: This process, as it signs its offsets; whoever opens the journal after it signs anew.
         self._signature = uuid.uuid4().hex
         self._metadata = ""
@@ -219,7 +136,7 @@ class ExactlyOncePublisher(_Session):
         back: FencedError.
         """
         group = f"relay-{journal_id}"
-        async with kafka.translated(), asyncio.timeout(self._settings.timeout):
+        async with translated(), asyncio.timeout(self._settings.timeout):
             if group == self._group:
                 await self._find_successor()
             await self._start(group)
@@ -241,46 +158,39 @@ class ExactlyOncePublisher(_Session):
 
     async def _read_back(self, group: str) -> _Place:
         """Give the group's offset, 0 where there is none, and who has signed it."""
-        async with kafka.admin_client(self._settings) as admin:
-            offsets = await admin.list_consumer_group_offsets(group, partitions=[self._place])
-        if self._place not in offsets:
-            # aiokafka drops the group's error code: an answer without our partition is a failure.
-            message = "Kafka is not available: the group's coordinator did not answer"
-            raise KafkaUnavailableError(message)
-        found = offsets[self._place]
-        return _Place.parse(int(found.offset), str(found.metadata or ""))
+        found = await offsets.read(self._settings, group, self._journal_topic)
+        return _Place.parse(found.offset, found.metadata)
 
     async def _sign(self, offset: int) -> None:
         producer = self._opened()
-        await producer.begin_transaction()
+        await producer.begin()
         await self._send_offset(producer, offset)
-        await producer.commit_transaction()
+        await producer.commit()
 
-    async def _send_offset(self, producer: AIOKafkaProducer, offset: int) -> None:
-        signed = OffsetAndMetadata(offset, self._metadata)
-        await producer.send_offsets_to_transaction({self._place: signed}, self._group)
+    async def _send_offset(self, producer: Producer, offset: int) -> None:
+        await producer.carry_offset(self._group, self._journal_topic, offset, self._metadata)
 
     async def confirm(self, settled_seq: int) -> None:
         """Begin a transaction, ask for the journal's place in it, and abort it."""
         async with self._transaction() as producer:
             await self._send_offset(producer, settled_seq + 1)
-            await producer.abort_transaction()
+            await producer.abort()
 
     async def publish(self, records: AsyncIterable[Record], last_seq: int) -> None:
         """Commit the records and `last_seq` + 1 as one; on any other error nothing is known."""
         async with self._transaction() as producer:
             await self._send(producer, records)
             await self._send_offset(producer, last_seq + 1)
-            await producer.commit_transaction()
+            await producer.commit()
 
     @asynccontextmanager
-    async def _transaction(self) -> AsyncIterator[AIOKafkaProducer]:
+    async def _transaction(self) -> AsyncIterator[Producer]:
         """Begin one; tell a process that was replaced from one that was too slow."""
         producer = self._opened()
-        async with kafka.translated():
+        async with translated():
             try:
-                async with kafka.translated(), asyncio.timeout(self._settings.timeout):
-                    await producer.begin_transaction()
+                async with translated(), asyncio.timeout(self._settings.timeout):
+                    await producer.begin()
                     yield producer
             except ProducerOustedError:
                 async with asyncio.timeout(self._settings.timeout):
@@ -294,7 +204,7 @@ class AtLeastOncePublisher(_Session):
     async def open(self, journal_id: str, known_seq: int = 0) -> None:
         """Connect; Kafka knows nothing of how far the journal came."""
         del journal_id, known_seq
-        async with kafka.translated(), asyncio.timeout(self._settings.timeout):
+        async with translated(), asyncio.timeout(self._settings.timeout):
             await self._start(None)
 
     async def confirm(self, settled_seq: int) -> None:
@@ -303,25 +213,5 @@ class AtLeastOncePublisher(_Session):
     async def publish(self, records: AsyncIterable[Record], last_seq: int) -> None:
         """Publish the records; they are on all in-sync replicas when this returns."""
         del last_seq
-        async with kafka.translated(), asyncio.timeout(self._settings.timeout):
+        async with translated(), asyncio.timeout(self._settings.timeout):
             await self._send(self._opened(), records)
-
-
-def _now() -> int:
-    """Unix time in milliseconds."""
-    return int(time.time() * 1000)
-
-
-def _forget_failure(producer: AIOKafkaProducer) -> None:
-    """Take notice of the error that a transaction nobody waits for any more has ended with."""
-    transactions = producer._txn_manager  # noqa: SLF001 - it is never given out
-    waiter = transactions and transactions._transaction_waiter  # noqa: SLF001
-    if waiter and waiter.done() and not waiter.cancelled():
-        waiter.exception()
-
-
-@lru_cache(maxsize=4096)
-def _partition(key: bytes, count: int) -> int:
-    """Choose the partition that Java's default partitioner would: consumers rely on it."""
-    partitions = list(range(count))
-    return int(DefaultPartitioner()(key, partitions, partitions))

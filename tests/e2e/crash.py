@@ -19,7 +19,8 @@ from aiokafka import AIOKafkaProducer
 
 from relay.cli import main as cli
 from relay.egress.dispatcher import Dispatcher
-from relay.egress.publisher import ExactlyOncePublisher, _Session
+from relay.egress.kafka.producer import Producer
+from relay.egress.publisher import ExactlyOncePublisher
 from relay.journal import file
 from relay.journal.journal import Journal
 from relay.journal.writer import Writer
@@ -175,8 +176,8 @@ POINTS: dict[str, Install] = {
     "resolve.after": _after(Journal, "_resolve", _answers),
     "begin.before": _before(AIOKafkaProducer, "begin_transaction"),
     "begin.after": _after(AIOKafkaProducer, "begin_transaction"),
-    "records.queued": _before(_Session, "_delivered"),
-    "records.sent": _after(_Session, "_send"),
+    "records.queued": _before(Producer, "_delivered"),
+    "records.sent": _after(Producer, "send"),
     "offsets.sent": _after(AIOKafkaProducer, "send_offsets_to_transaction"),
     "transaction.before": _before(AIOKafkaProducer, "commit_transaction"),
     "transaction.during": _during(AIOKafkaProducer, "commit_transaction"),

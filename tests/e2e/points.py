@@ -26,6 +26,7 @@ FLOW = (
     "journal.file",
     "egress.dispatcher",
     "egress.publisher",
+    "egress.kafka.producer",
 )
 PACKAGE = Path(__file__).parents[2] / "relay"
 _CALL = "__passing__"

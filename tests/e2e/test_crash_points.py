@@ -34,6 +34,8 @@ ASIDE = {
     "publisher.ExactlyOncePublisher.confirm": "only with claims; it is aborted whatever happens",
     "publisher.ExactlyOncePublisher._find_successor": "reads only, in a process that failed",
     "publisher._Session.close": "what is thrown away has no part in anything",
+    "producer.Producer.discard": "the same",
+    "producer.Producer.abort": "as confirm",
 }
 #: Single places of the others that ordinary traffic does not pass, and why.
 SELDOM = {
@@ -56,7 +58,7 @@ SELDOM = {
     "publisher.ExactlyOncePublisher._transaction:2": "_find_successor",
     "publisher.ExactlyOncePublisher.open:1": "_find_successor, at a second open",
     "publisher.ExactlyOncePublisher.open:3": "the same",
-    "publisher._Session._send:2": "one partition's batch is full: the rest is sent as any other",
+    "producer.Producer.send:2": "one partition's batch is full: the rest is sent as any other",
 }
 
 

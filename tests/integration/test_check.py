@@ -9,7 +9,7 @@ import pytest
 from relay import settings
 from relay.cli.check import Finding, findings
 from relay.contract.normalize import Router
-from relay.egress import kafka
+from relay.egress.kafka import topics
 from tests.fakes import journal_at
 from tests.ports import free_port
 from tests.redis_server import redis_server
@@ -83,8 +83,7 @@ async def test_transactions_are_tried_with_an_offset_where_there_is_a_topic_for_
     config = look()
     assert "can start (" in (await found(config))["transactions"].sentence
     router = Router(config.kafka.topic_prefix, config.kafka.topics)
-    async with kafka.admin_client(config.kafka) as admin:
-        await kafka.ensure_topics(admin, config.kafka, router.topics)
+    await topics.ensure(config.kafka, router.topics)
     seen = await found(config)
     assert seen["topics"].sentence == "all there"
     assert seen["transactions"].passed

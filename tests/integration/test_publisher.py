@@ -15,8 +15,10 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.partitioner import DefaultPartitioner
 from pydantic import SecretStr
 
-from relay.egress import kafka as kafka_module
 from relay.egress import publisher as publisher_module
+from relay.egress.kafka import faults, topics
+from relay.egress.kafka import producer as producer_module
+from relay.egress.kafka.client import admin_client
 from relay.egress.publisher import AtLeastOncePublisher, ExactlyOncePublisher, Publisher
 from relay.errors import (
     FencedError,
@@ -439,7 +441,7 @@ async def test_record_from_the_future_holds_up_nothing(
     try:
         await opened(publisher, place.journal_id)
         with monkeypatch.context() as patched:
-            patched.setattr(publisher_module, "_now", lambda: now + 2 * 3_600_000)
+            patched.setattr(producer_module, "_now", lambda: now + 2 * 3_600_000)
             with pytest.raises(KafkaRefusedError, match="InvalidTimestamp"):
                 await publish(publisher, [ahead], 1)
         await publisher.close()
@@ -457,7 +459,7 @@ async def test_batch_beyond_the_topics_limit_is_made_smaller(
     """A topic that takes less than our batches, but each record: transient, then it fits."""
     topic = f"{topic_prefix}narrow"
     config = options(kafka.bootstrap, topic_prefix)
-    async with kafka_module.admin_client(config) as admin:
+    async with admin_client(config) as admin:
         limit = {"max.message.bytes": "20000"}
         await admin.create_topics([NewTopic(topic, 1, 1, topic_configs=limit)])
     publisher = ExactlyOncePublisher(config, [topic])
@@ -495,7 +497,7 @@ async def test_topics_are_made_as_the_settings_say(kafka: Broker, topic_prefix: 
     publisher = ExactlyOncePublisher(config, [f"{topic_prefix}a"])
     await opened(publisher, "j")
     await publisher.close()
-    async with kafka_module.admin_client(config) as admin:
+    async with admin_client(config) as admin:
         names = [f"{topic_prefix}a", f"{topic_prefix}relay_journal"]
         described = {one["topic"]: one["partitions"] for one in await admin.describe_topics(names)}
     assert [len(described[name]) for name in names] == [5, 1]
@@ -745,7 +747,7 @@ async def test_unknown_authority_is_not_trusted(
     ],
 )
 def test_error_is_said_in_one_line(error: Exception, expected: str) -> None:
-    assert expected == kafka_module.describe(error)
+    assert expected == faults.describe(error)
 
 
 @pytest.mark.parametrize(
@@ -765,7 +767,7 @@ def test_error_is_said_in_one_line(error: Exception, expected: str) -> None:
 async def test_error_is_told_in_relays_terms(error: Exception, expected: type[Exception]) -> None:
     """What ends the process, what holds, what is tried again."""
     with pytest.raises(expected):
-        async with kafka_module.translated():
+        async with faults.translated():
             raise error
 
 
@@ -802,4 +804,4 @@ class SilentAdmin(AIOKafkaAdminClient):  # type: ignore[misc]  # aiokafka has no
 
 async def test_unknown_replication_factor_must_be_set() -> None:
     with pytest.raises(KafkaRefusedError, match="set it"):
-        await kafka_module._replication_factor(SilentAdmin(), options("x:1", "x."))
+        await topics._replication_factor(SilentAdmin(), options("x:1", "x."))

@@ -1,0 +1,92 @@
+"""How relay connects to Kafka: the options of every client, TLS, and why a connection fails."""
+
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+from aiokafka import errors
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.conn import collect_hosts, create_conn
+
+from relay.egress.kafka.faults import describe
+from relay.errors import KafkaRefusedError
+from relay.settings import Kafka
+
+#: Milliseconds for a first answer of a broker.
+CONNECT_TIMEOUT = 5000
+
+
+def client_options(settings: Kafka) -> dict[str, Any]:
+    """Give the keyword arguments with which every aiokafka client is made.
+
+    Raises KafkaRefusedError if a TLS file cannot be used.
+    """
+    options: dict[str, Any] = {
+        "bootstrap_servers": settings.bootstrap_servers,
+        "security_protocol": settings.security_protocol,
+        "client_id": "relay",
+    }
+    if settings.security_protocol.startswith("SASL"):
+        options |= {
+            "sasl_mechanism": settings.sasl_mechanism,
+            "sasl_plain_username": settings.sasl_username,
+            "sasl_plain_password": settings.sasl_password.get_secret_value(),
+        }
+    if settings.security_protocol.endswith("SSL"):
+        options["ssl_context"] = _ssl_context(settings)
+    return options
+
+
+def _ssl_context(settings: Kafka) -> ssl.SSLContext:
+    try:
+        context = ssl.create_default_context(cafile=settings.ca_file)
+        if settings.cert_file and settings.key_file:
+            context.load_cert_chain(settings.cert_file, settings.key_file)
+    except (OSError, ssl.SSLError) as error:
+        names = [
+            str(file) for file in (settings.ca_file, settings.cert_file, settings.key_file) if file
+        ]
+        message = f"the TLS files {', '.join(names)} cannot be used: {describe(error)}"
+        raise KafkaRefusedError(message) from error
+    return context
+
+
+@asynccontextmanager
+async def admin_client(settings: Kafka) -> AsyncIterator[AIOKafkaAdminClient]:
+    """Connect an admin client for a while."""
+    client = AIOKafkaAdminClient(
+        **client_options(settings), request_timeout_ms=int(settings.timeout * 1000)
+    )
+    try:
+        await _start(client, settings)
+        yield client
+    finally:
+        with suppress(Exception):
+            await client.close()
+
+
+async def _start(client: AIOKafkaAdminClient, settings: Kafka) -> None:
+    try:
+        await client.start()
+    except errors.KafkaConnectionError:
+        # aiokafka says "unable to bootstrap" and keeps to its log why: a password, a certificate.
+        await _connect(settings)
+        raise
+
+
+async def _connect(settings: Kafka) -> None:
+    """Connect to one bootstrap server and leave; raises the last one's error if none answers."""
+    options = client_options(settings)
+    failure: Exception = OSError("no bootstrap server is named")
+    for host, port, _ in collect_hosts(options.pop("bootstrap_servers")):
+        try:
+            connection = await create_conn(
+                host, port, request_timeout_ms=CONNECT_TIMEOUT, **options
+            )
+        except Exception as error:  # noqa: BLE001 - the next server may answer
+            failure = error
+        else:
+            connection.close()
+            return
+    raise failure

@@ -1,0 +1,80 @@
+"""The topics that relay needs: which are missing, and making them."""
+
+from collections.abc import Iterable
+
+from aiokafka import errors
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+
+from relay.egress.kafka.client import admin_client
+from relay.errors import KafkaRefusedError
+from relay.settings import Kafka
+
+
+def journal_topic(settings: Kafka) -> str:
+    """Name the topic under which Kafka keeps how far each journal is settled; it has no records."""
+    return f"{settings.topic_prefix}relay_journal"
+
+
+async def count_brokers(settings: Kafka) -> int:
+    """Ask how many brokers the cluster has."""
+    async with admin_client(settings) as admin:
+        return len((await admin.describe_cluster())["brokers"])
+
+
+async def absent(settings: Kafka, topics: Iterable[str]) -> list[str]:
+    """Name those of the topics, and of relay's own, that Kafka does not have."""
+    async with admin_client(settings) as admin:
+        return await _absent(admin, {*topics, journal_topic(settings)})
+
+
+async def _absent(admin: AIOKafkaAdminClient, wanted: Iterable[str]) -> list[str]:
+    return sorted(set(wanted) - set(await admin.list_topics()))
+
+
+async def ensure(settings: Kafka, topics: Iterable[str]) -> None:
+    """Create what is missing if that is allowed; raises KafkaRefusedError that names the rest."""
+    wanted = dict.fromkeys(topics, settings.partitions) | {journal_topic(settings): 1}
+    async with admin_client(settings) as admin:
+        names = await _absent(admin, wanted)
+        if not names:
+            return
+        if not settings.create_topics:
+            raise KafkaRefusedError(missing(names, "kafka.create_topics is off"))
+        await _create(admin, settings, {name: wanted[name] for name in names})
+
+
+async def _create(admin: AIOKafkaAdminClient, settings: Kafka, partitions: dict[str, int]) -> None:
+    try:
+        factor = await _replication_factor(admin, settings)
+        answer = await admin.create_topics(
+            [NewTopic(name, count, factor) for name, count in partitions.items()]
+        )
+    except (errors.IncompatibleBrokerVersion, AttributeError):
+        # librdkafka's mock cluster has no controller, which aiokafka meets with AttributeError; it
+        # makes each topic that is asked for.
+        await admin.describe_topics(list(partitions))
+        return
+    for name, code, *_ in answer.topic_errors:
+        error = errors.for_code(code)
+        if error not in {errors.NoError, errors.TopicAlreadyExistsError}:
+            raise KafkaRefusedError(missing([name], f"creating it failed: {error.__name__}"))
+
+
+async def _replication_factor(admin: AIOKafkaAdminClient, settings: Kafka) -> int:
+    """Give the factor that is set, or the broker's default (aiokafka's requests need a number)."""
+    if settings.replication_factor > 0:
+        return settings.replication_factor
+    cluster = await admin.describe_cluster()
+    broker = ConfigResource(ConfigResourceType.BROKER, str(cluster["brokers"][0]["node_id"]))
+    for response in await admin.describe_configs([broker]):
+        for _, _, _, _, entries in response.resources:
+            for name, value, *_ in entries:
+                if name == "default.replication.factor":
+                    return int(value)
+    raise KafkaRefusedError("the broker's default replication factor cannot be read; set it")
+
+
+def missing(topics: list[str], why: str) -> str:
+    """Name topics that Kafka does not have."""
+    return f"missing in Kafka: {', '.join(topics)} ({why})"
