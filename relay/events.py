@@ -42,6 +42,7 @@ class Outcome(StrEnum):
 class DeadLetterReason(StrEnum):
     """Why no event could be made of an authentic callback (`relay_reason` on Kafka)."""
 
+    NOT_JSON = "not_json"
     NOT_AN_OBJECT = "not_an_object"
     NO_EVENT_ID = "no_event_id"
     NO_EVENT_TYPE = "no_event_type"

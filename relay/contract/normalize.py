@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from relay.contract import exactjson
+from relay.contract.identity import identify, text
 from relay.contract.rules import (
     Findings,
     Table,
@@ -28,7 +29,6 @@ from relay.contract.rules import (
     to_instant,
 )
 from relay.events import DeadLetterReason, Outcome, Record, StoredEvent, Transport
-from relay.ingress import authentic
 
 STATUS = {
     1: "created",
@@ -127,8 +127,11 @@ def normalize(stored: StoredEvent, router: Router) -> Record:
     """Make the record of a stored event: an event, or a dead letter if none can be made."""
     body = stored.content
     if body is None or exactjson.has_long_integer(stored.body):
-        body = exactjson.loads(stored.body)
-    _, event_type, reason = authentic.identify(body)
+        try:
+            body = exactjson.loads(stored.body)
+        except ValueError:
+            return dead_letter(stored, router, DeadLetterReason.NOT_JSON)
+    _, event_type, reason = identify(body)
     if reason or not event_type:
         return dead_letter(stored, router, reason or DeadLetterReason.NO_EVENT_TYPE)
     return _event_record(stored, router, body, event_type)
@@ -139,10 +142,7 @@ def _event_record(
 ) -> Record:
     event, known = body["event"], EVENT_TYPES.get(event_type)
     origin, created_at = _origin(body)
-    app_id, tenant_key = (
-        authentic.text(origin.get("app_id")),
-        authentic.text(origin.get("tenant_key")),
-    )
+    app_id, tenant_key = text(origin.get("app_id")), text(origin.get("tenant_key"))
     received_at = rfc3339(stored.received_at)
     ticket_id = _first_id(event, (known.ticket,) if known else _TICKET_PATHS)
     key = (_first_id(event, (known.key,)) if known and known.key else ticket_id) or stored.event_id
@@ -219,6 +219,7 @@ def dead_letter(
 
 
 _DETAILS = {
+    DeadLetterReason.NOT_JSON: "the body is not JSON, or holds what no JSON reader takes",
     DeadLetterReason.NOT_AN_OBJECT: "the body, or its `event`, is not a JSON object",
     DeadLetterReason.NO_EVENT_ID: "the body has no event id, or one of over 512 characters",
     DeadLetterReason.NO_EVENT_TYPE: "the body has no event type",
@@ -230,7 +231,7 @@ _DETAILS = {
 def _origin(body: dict[str, Any]) -> tuple[dict[str, Any], str | None]:
     """Give the object that names app and tenant, and when Feishu made the event.
 
-    The schema is told as `authentic.identify` tells it, which has found an id in 2.0's `header`.
+    The schema is told as `identify` tells it, which has found an id in 2.0's `header`.
     """
     if "schema" not in body and "uuid" in body:
         return body["event"], _created_at(body.get("ts"))
@@ -256,8 +257,8 @@ def _first_id(event: dict[str, Any], paths: tuple[tuple[str, ...], ...]) -> str 
         value: Any = event
         for name in path:
             value = value.get(name) if isinstance(value, dict) else None
-        if text := authentic.text(str(value) if type(value) is int else value):
-            return text
+        if found := text(str(value) if type(value) is int else value):
+            return found
     return None
 
 

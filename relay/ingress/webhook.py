@@ -60,24 +60,34 @@ Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 
 class _Server(web.Server):
-    """aiohttp's, with so many connections at most: for a new one, the oldest idle one goes."""
+    """aiohttp's, with so many connections at most: for a new one, another one goes.
+
+    First the oldest idle one, then the oldest whose request is not whole. What waits for the disk
+    stays; where all do, the new one is closed.
+    """
 
     def __init__(self, handler: Handler, most: int, **options: Any) -> None:
         super().__init__(handler, **options)
         self._most = most
+        #: Those whose delivery is on its way to the disk.
+        self.accepting: set[web.RequestHandler] = set()
 
     def connection_made(self, handler: web.RequestHandler, transport: asyncio.Transport) -> None:
-        """Take a connection, and let go of another if they are too many."""
-        if len(self._connections) >= self._most:
-            self._make_room()
+        """Take a connection, and let go of one if they are too many."""
+        goes = self._to_go(handler) if len(self._connections) >= self._most else None
         super().connection_made(handler, transport)
+        if goes is not None:
+            goes.force_close()
 
-    def _make_room(self) -> None:
+    def _to_go(self, newest: web.RequestHandler) -> web.RequestHandler:
+        unfinished = None
         for handler in self._connections:
-            idle = handler._current_request is None  # noqa: SLF001 - nothing public tells
-            if idle and handler.transport is not None:
-                handler.force_close()
-                return
+            if handler.transport is None or handler in self.accepting:
+                continue
+            if handler._current_request is None:  # noqa: SLF001 - nothing public tells
+                return handler
+            unfinished = unfinished or handler
+        return unfinished or newest
 
 
 class WebhookServer:
@@ -93,14 +103,14 @@ class WebhookServer:
         self._reading_bytes = 0
         descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         # Feishu signs the bytes on the wire, so a compressed body is not unpacked.
-        server = _Server(
+        self._server = _Server(
             self._answer,
             max(1, min(MAX_CONNECTIONS, descriptors - SPARE_DESCRIPTORS)),
             access_log=None,
             keepalive_timeout=IDLE_TIMEOUT,
             auto_decompress=False,
         )
-        self._runner = web.ServerRunner(server, shutdown_timeout=SHUTDOWN_TIMEOUT)
+        self._runner = web.ServerRunner(self._server, shutdown_timeout=SHUTDOWN_TIMEOUT)
         self._success = _Success()
         self._leaving = self._draining = False
 
@@ -155,18 +165,21 @@ class WebhookServer:
             raise RejectedError(RejectReason.DRAINING, "this replica is stopping")
         body = await self._read(request)
         headers = request.headers
-        return await self._accept(
-            RawCallback(
-                app=app,
-                transport=Transport.WEBHOOK,
-                body=body,
-                received_at=int(time.time() * 1000),
-                timestamp=headers.get(_TIMESTAMP, ""),
-                nonce=headers.get(_NONCE, ""),
-                signature=headers.get(_SIGNATURE, ""),
-                traceparent=headers.get(_TRACEPARENT, ""),
-            )
+        raw = RawCallback(
+            app=app,
+            transport=Transport.WEBHOOK,
+            body=body,
+            received_at=int(time.time() * 1000),
+            timestamp=headers.get(_TIMESTAMP, ""),
+            nonce=headers.get(_NONCE, ""),
+            signature=headers.get(_SIGNATURE, ""),
+            traceparent=headers.get(_TRACEPARENT, ""),
         )
+        self._server.accepting.add(request.protocol)
+        try:
+            return await self._accept(raw)
+        finally:
+            self._server.accepting.discard(request.protocol)
 
     async def _read(self, request: web.BaseRequest) -> bytes:
         """Read the body within its bounds of size and time; what is whole already costs nothing."""
