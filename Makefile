@@ -33,10 +33,11 @@ dev: install ## Run everything on this machine: broker, relay, simulator. ARGS="
 test: install ## Run the tests with coverage. ARGS="tests/unit -k name"
 	$(BIN)/python -m pytest --cov --cov-report=term $(ARGS)
 
-check: install ## Check format, lint and types.
+check: install ## Check format, lint, types and the walls between the rooms.
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
 	@$(MAKE) --no-print-directory audit
 
 audit: $(VENV)/audit/installed ## Look for known vulnerabilities in what is locked.

@@ -182,7 +182,7 @@ def export(
     loaded = settings.load(config).at(journal)
     if not loaded.journal.path.exists():
         raise JournalError(f"{loaded.journal.path}: there is no such journal")
-    logs.configure(loaded.log)
+    logs.configure(loaded.log.level, loaded.log.format)
     count = uvloop.run(Relay(loaded).export(file))
     typer.echo(f"{file}: {count:,} events; they are no longer in the journal's care")
 

@@ -85,7 +85,7 @@ def _first(error: BaseException) -> BaseException:
 def serve(config: ConfigOption = None) -> None:
     """Take Feishu's events and publish them to Kafka, until SIGTERM."""
     loaded = settings.load(config)
-    logs.configure(loaded.log)
+    logs.configure(loaded.log.level, loaded.log.format)
     _run(_serve(loaded))
 
 
@@ -125,7 +125,7 @@ def drain(
     loaded = settings.load(config).at(journal)
     if journal and not journal.exists():
         raise JournalError(f"{journal}: there is no such journal")
-    logs.configure(loaded.log)
+    logs.configure(loaded.log.level, loaded.log.format)
     path = loaded.journal.path
     left = _run(_drain(loaded, timeout))
     with journalview.opened(path) as view:
@@ -164,7 +164,7 @@ async def _drain(loaded: settings.Settings, timeout: float) -> int:  # noqa: ASY
 def check(config: ConfigOption = None) -> None:
     """Look at settings, journal, Kafka and topics; exit 1 if something will not do."""
     loaded = settings.load(config)
-    logs.configure(settings.Log(level="error"))
+    logs.configure(level="error")
     if not _run(_check(loaded)):
         raise typer.Exit(FAILED)
 

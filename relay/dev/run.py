@@ -313,7 +313,7 @@ def _logs_as_notes(config: Settings) -> Iterator[deque[str]]:
     """Show the relay's log lines in the view: on the screen they would tear it."""
     notes: deque[str] = deque(maxlen=_NOTES)
     with redirect_stderr(_Notes(notes)):
-        logs.configure(config.log)
+        logs.configure(config.log.level, config.log.format)
         yield notes
 
 

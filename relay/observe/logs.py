@@ -15,8 +15,6 @@ from typing import Any, TextIO, cast
 
 import structlog
 
-from relay.settings import Log
-
 #: aiokafka repeats one line hundreds of times in an outage, OpenTelemetry and urllib3 print the
 #: collector's URL with what is secret in it; relay logs each change itself.
 _QUIET = ("aiokafka", "aiohttp", "asyncio", "opentelemetry", "urllib3")
@@ -28,9 +26,12 @@ _MOMENT = 0.2
 _PATIENCE = 1.0
 
 
-def configure(settings: Log) -> None:
-    """Send relay's logs to standard error as JSON lines, or readable ones on a terminal."""
-    form = settings.format or ("console" if sys.stderr.isatty() else "json")
+def configure(level: str = "info", form: str | None = None) -> None:
+    """Send relay's logs to standard error as JSON lines, or readable ones on a terminal.
+
+    `level` and `form` ("json", "console") are as the settings have them.
+    """
+    form = form or ("console" if sys.stderr.isatty() else "json")
     lines = _lines(sys.stderr)
     structlog.configure(
         processors=[
@@ -42,9 +43,7 @@ def configure(settings: Log) -> None:
             if form == "console"
             else structlog.processors.JSONRenderer(),
         ],
-        wrapper_class=structlog.make_filtering_bound_logger(
-            getattr(logging, settings.level.upper())
-        ),
+        wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
         logger_factory=structlog.WriteLoggerFactory(lines),
     )
     # What libraries say that are not quiet.

@@ -94,19 +94,25 @@ class Relay:
         assert self._process is not None
         return self._process.pid
 
-    def start(self, *, crash: str = "", point: str = "", clock: int = 0, **settings: str) -> None:
+    def start(
+        self,
+        *,
+        crash: str = "",
+        point: str = "",
+        clock: int = 0,
+        listing: str = "",
+        **settings: str,
+    ) -> None:
         """Run `relay serve`; dying at a point of crash.py or points.py, or with a wrong clock.
 
-        `clock` is in seconds ahead.
+        `clock` is in seconds ahead; `listing` gets the modules that it had loaded at its end.
         """
         assert self._process is None, "it runs already"
+        ways = {"crash": crash, "points": point, "clock": str(clock or ""), "listing": listing}
         command = [str(COMMAND)]
-        if crash:
-            command = [sys.executable, "-m", "tests.e2e.crash", crash, "--"]
-        elif point:
-            command = [sys.executable, "-m", "tests.e2e.points", point, "--"]
-        elif clock:
-            command = [sys.executable, "-m", "tests.e2e.clock", str(clock), "--"]
+        for way, argument in ways.items():
+            if argument:
+                command = [sys.executable, "-m", f"tests.e2e.{way}", argument, "--"]
         environment = _environment(self._settings | settings)
         with self._log_file.open("ab") as log:
             self._process = subprocess.Popen(

@@ -19,13 +19,12 @@ import structlog
 from structlog.testing import capture_logs
 
 from relay.observe import logs
-from relay.settings import Log
 
 #: Sets up logs; what follows it runs in a process of its own.
 CONFIGURED = """
 import os, structlog
-from relay.observe import logs, settings
-logs.configure(settings.Log(format="json"))
+from relay.observe import logs
+logs.configure(form="json")
 say = structlog.get_logger().info
 """
 
@@ -66,7 +65,7 @@ def stalled() -> Iterator[TextIO]:
         open(writing, "wb", buffering=0, closefd=False) as raw,
         redirect_stderr(io.TextIOWrapper(raw, write_through=True)),
     ):
-        logs.configure(Log(level="error"))
+        logs.configure(level="error")
         yield reader
 
 
@@ -88,7 +87,7 @@ def printed(code: str) -> list[str]:
 
 def test_lines_are_json_where_nobody_watches(capsys: pytest.CaptureFixture[str]) -> None:
     """On standard error; standard output belongs to commands."""
-    logs.configure(Log())
+    logs.configure()
     structlog.get_logger().info("serving", port=8080)
     captured = capsys.readouterr()
     line = json.loads(captured.err)
@@ -98,7 +97,7 @@ def test_lines_are_json_where_nobody_watches(capsys: pytest.CaptureFixture[str])
 
 
 def test_lines_are_readable_on_request(capsys: pytest.CaptureFixture[str]) -> None:
-    logs.configure(Log(format="console"))
+    logs.configure(form="console")
     structlog.get_logger().info("serving", port=8080)
     line = capsys.readouterr().err
     assert "serving" in line
@@ -109,14 +108,14 @@ def test_a_terminal_gets_readable_lines(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    logs.configure(Log())
+    logs.configure()
     structlog.get_logger().warning("kafka_unavailable")
     assert not capsys.readouterr().err.startswith("{")
 
 
 def test_exception_becomes_fields(capsys: pytest.CaptureFixture[str]) -> None:
     """One event stays one line."""
-    logs.configure(Log(format="json"))
+    logs.configure(form="json")
     try:
         Path("/nowhere/at/all").stat()
     except OSError:
@@ -126,7 +125,7 @@ def test_exception_becomes_fields(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_level_hides_what_is_below(capsys: pytest.CaptureFixture[str]) -> None:
-    logs.configure(Log(level="warning"))
+    logs.configure(level="warning")
     structlog.get_logger().info("hidden")
     structlog.get_logger().warning("shown")
     (line,) = capsys.readouterr().err.splitlines()
@@ -146,7 +145,7 @@ def test_level_hides_what_is_below(capsys: pytest.CaptureFixture[str]) -> None:
 )
 def test_libraries_are_quiet(name: str, caplog: pytest.LogCaptureFixture) -> None:
     """Relay says itself what their errors mean."""
-    logs.configure(Log())
+    logs.configure()
     logging.getLogger(name).error("again")
     assert caplog.messages == []
 
@@ -174,7 +173,7 @@ def test_line_that_cannot_be_written_breaks_nothing(monkeypatch: pytest.MonkeyPa
     with Path("/dev/full").open("wb", buffering=0) as raw:
         full = io.TextIOWrapper(raw, write_through=True)
         monkeypatch.setattr(sys, "stderr", full)
-        logs.configure(Log(format="json"))
+        logs.configure(form="json")
         structlog.get_logger().warning("journal_not_writable")
 
 
