@@ -25,9 +25,18 @@ T = TypeVar("T")
 
 #: "rely" in ASCII, in the header of every journal.
 APPLICATION_ID = 0x72656C79
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 #: What makes a journal of an earlier version one of the next.
-_CHANGES = {1: "ALTER TABLE events ADD COLUMN traceparent TEXT"}
+_CHANGES = {
+    1: ("ALTER TABLE events ADD COLUMN traceparent TEXT",),
+    2: (
+        "ALTER TABLE journal ADD COLUMN signature TEXT NOT NULL DEFAULT 'unwritten'",
+        "ALTER TABLE journal ADD COLUMN predecessor TEXT",
+        "ALTER TABLE journal ADD COLUMN predecessor_seq INTEGER NOT NULL DEFAULT 0",
+        "ALTER TABLE journal ADD COLUMN former_ids TEXT NOT NULL DEFAULT ''",
+        "ALTER TABLE journal ADD COLUMN former_seq INTEGER NOT NULL DEFAULT 0",
+    ),
+}
 #: Seconds that the start may spend on looking for damage.
 CHECK_BUDGET = 0.3
 #: Seconds to wait for the lock, and between two tries.
@@ -126,7 +135,8 @@ def _create(path: Path) -> None:
             connection.executescript(
                 resources.files("relay.journal").joinpath("schema.sql").read_text()
             )
-            connection.execute("INSERT INTO journal (id) VALUES (?)", (str(uuid.uuid4()),))
+            sql = "INSERT INTO journal (id, signature, predecessor) VALUES (?, '', '')"
+            connection.execute(sql, (str(uuid.uuid4()),))
             connection.execute("PRAGMA journal_mode = WAL")
         draft.replace(path)
         sync_directory(path.parent)
@@ -226,7 +236,8 @@ def carry_over(connection: sqlite3.Connection) -> None:
 
     def work() -> None:
         for earlier in range(_version(connection), SCHEMA_VERSION):
-            connection.execute(_CHANGES[earlier])
+            for change in _CHANGES[earlier]:
+                connection.execute(change)
         connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
     if _version(connection) < SCHEMA_VERSION:

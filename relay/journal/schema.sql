@@ -1,18 +1,28 @@
 -- The journal: every accepted event, from its arrival until the dedupe window has passed.
 -- WAL and application_id are set in journalfile.py, before this runs.
 
-PRAGMA user_version = 2;
+PRAGMA user_version = 3;
 
 -- One row: who this journal is to Kafka.
 CREATE TABLE journal (
     -- UUID, made with the file. A replica is its journal: transactional id and group are made of it.
     id TEXT NOT NULL,
-    -- The last seq that an offset read from Kafka may settle; NULL once it has been read.
-    -- Rows beyond it were accepted by processes that have not yet heard from Kafka (volume restored
-    -- from a snapshot: the same numbers may have meant other events before).
+    -- The last seq of which an offset under the signature below can speak; NULL while the process
+    -- that has stored it runs. Rows beyond it were accepted by processes that have not yet heard from
+    -- Kafka (volume restored from a snapshot: the same numbers may have meant other events before).
     trusted_seq INTEGER,
     -- 1 while everything that this journal has published is in the claims store; 0 since it ran alone.
-    claims_seeded INTEGER NOT NULL DEFAULT 0
+    claims_seeded INTEGER NOT NULL DEFAULT 0,
+    -- The last signature that a process of this file has used on Kafka, or was about to; empty: none.
+    -- (The default is what the change from version 2 finds: that version wrote down none.)
+    signature TEXT NOT NULL DEFAULT 'unwritten',
+    -- Whose offset Kafka had when the signature was stored (empty: nobody's); NULL once Kafka has it.
+    predecessor TEXT,
+    -- The last seq of which that one's offset can speak.
+    predecessor_seq INTEGER NOT NULL DEFAULT 0,
+    -- Names that Kafka has forgotten: what was pending up to former_seq may be claimed under them.
+    former_ids TEXT NOT NULL DEFAULT '',
+    former_seq INTEGER NOT NULL DEFAULT 0
 ) STRICT;
 
 CREATE TABLE events (
