@@ -33,7 +33,6 @@ _REPEATS = 5
 _COMMIT = 64
 _BATCH = 500
 _ATTEMPTS = 10
-_WINDOW_MS = 24 * 3600 * 1000
 
 Costs = dict[str, float]
 T = TypeVar("T")
@@ -45,7 +44,6 @@ async def measure(bootstrap: str, directory: Path) -> Costs:
     credentials = authentic.Credentials(
         keys=(authentic.EncryptKey(ENCRYPT_KEY),),
         tokens=(VERIFICATION_TOKEN.encode(),),
-        window=_WINDOW_MS,
     )
     callbacks = [_opened(raw, credentials) for raw in raws]
     costs = {"envelope_us": _cost(lambda: [authentic.open(raw, credentials) for raw in raws])}

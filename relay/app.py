@@ -16,7 +16,6 @@ from relay.admin import AdminServer
 from relay.contract.normalize import Router
 from relay.egress.dispatcher import Dispatcher
 from relay.egress.publisher import AtLeastOncePublisher, ExactlyOncePublisher, Publisher
-from relay.ingress.authentic import CLOCK_SKEW
 from relay.ingress.pipeline import Pipeline
 from relay.ingress.webhook import WebhookServer
 from relay.journal import handover
@@ -55,7 +54,7 @@ class Relay:
         _allow_descriptors()
         async with contextlib.AsyncExitStack() as stack:
             journal = self._journal(stack)
-            pipeline = Pipeline(settings.apps, journal, settings.journal.dedupe_window)
+            pipeline = Pipeline(settings.apps, journal)
             self.metrics.expect(settings.apps)
             webhook = WebhookServer(settings.webhook, settings.apps, pipeline.accept, self.metrics)
             admin = AdminServer(settings.admin, journal, self.metrics, lambda: self._draining)
@@ -92,17 +91,13 @@ class Relay:
             return await asyncio.to_thread(handover.write, self._settings.journal.path, target)
 
     def _journal(self, stack: contextlib.AsyncExitStack) -> Journal:
-        """Open the journal for as long as the stack lasts.
-
-        A request's timestamp may lie ahead of our clock, so it passes for that much longer than the
-        window; its row must be remembered for as long.
-        """
+        """Open the journal for as long as the stack lasts."""
         journal = Journal(
             self._settings.journal.path,
             self.metrics,
             max_bytes=self._settings.journal.max_bytes,
             max_waiting=self._settings.journal.max_waiting,
-            window=self._settings.journal.dedupe_window + CLOCK_SKEW / 1000,
+            window=self._settings.journal.dedupe_window,
         )
         stack.push_async_callback(journal.close)
         return journal
@@ -191,9 +186,7 @@ class Relay:
         from relay.claims.claims import Claims
         from relay.claims.seeding import Seeding
 
-        # As much as a timestamp may lie ahead, clocks of two replicas may differ.
-        window = self._settings.journal.dedupe_window + 2 * CLOCK_SKEW / 1000
-        claims = Claims(settings, window, self.metrics)
+        claims = Claims(settings, journal.retention, self.metrics)
         claims.entry = Seeding(journal, claims, settings.replica, settings.after).enter
         return claims
 

@@ -24,6 +24,7 @@ from relay.errors import (
     ClaimsUnavailableError,
 )
 from relay.events import StoredEvent, Verdict
+from relay.journal.retention import Retention
 from relay.observe.logs import Changes
 from relay.observe.metrics import Metrics
 from relay.settings import Claims as Settings
@@ -50,9 +51,9 @@ IDLE_LOOK = 10.0
 class Claims:
     """The claims of one process."""
 
-    def __init__(self, settings: Settings, window: float, metrics: Metrics) -> None:
+    def __init__(self, settings: Settings, retention: Retention, metrics: Metrics) -> None:
         self._settings = settings
-        self._seconds = int(window)
+        self._seconds = retention.claim_seconds
         self._metrics = metrics
         self._changes = Changes(log, "claims_available")
         self._store: Store | None = None

@@ -16,6 +16,7 @@ from relay.egress.kafka.producer import Producer
 from relay.errors import JournalError, JournalLockedError, KafkaRefusedError, RelayError
 from relay.feishu.api import Feishu
 from relay.journal import file
+from relay.journal.retention import Retention
 from relay.observe.metrics import Metrics
 from relay.settings import App, Delivery, Settings
 
@@ -108,7 +109,9 @@ async def _claims(settings: Settings) -> str:
     """Connect to the claims store, and ask for its version."""
     from relay.claims.claims import Claims
 
-    version = await Claims(settings.claims, settings.journal.dedupe_window, Metrics()).version()
+    version = await Claims(
+        settings.claims, Retention(settings.journal.dedupe_window), Metrics()
+    ).version()
     return f"the store answers, version {version}"
 
 

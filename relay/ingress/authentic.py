@@ -20,10 +20,9 @@ from relay.contract import exactjson
 from relay.contract.identity import identify
 from relay.errors import RejectedError, RejectReason
 from relay.events import Callback, Challenge, DeadLetterReason, RawCallback, Transport
+from relay.journal.retention import Retention
 from relay.observe import traces
 
-#: Milliseconds that a request's timestamp may lie ahead of our clock.
-CLOCK_SKEW = 5 * 60 * 1000
 #: Bytes of an unsigned body that is looked into: a URL verification has some 300.
 LARGEST_CHALLENGE = 8192
 _BLOCK = 16
@@ -74,8 +73,6 @@ class Credentials:
 
     keys: tuple[EncryptKey, ...]
     tokens: tuple[bytes, ...]
-    #: Milliseconds: an older signed request could be a replay of one that is forgotten.
-    window: int
 
 
 def open(raw: RawCallback, credentials: Credentials) -> Callback | Challenge:
@@ -87,7 +84,7 @@ def open(raw: RawCallback, credentials: Credentials) -> Callback | Challenge:
     key = next((key for key in credentials.keys if key.signed(raw)), None)
     if key is None:
         return _answer_unsigned(raw.body, credentials)
-    _check_age(raw, credentials.window)
+    _check_age(raw)
     return _open_signed(raw, key, credentials)
 
 
@@ -163,14 +160,13 @@ def _challenge(body: Any) -> bool:
     )
 
 
-def _check_age(raw: RawCallback, window: int) -> None:
-    """Refuse what is older than our memory of duplicates, or from the future."""
+def _check_age(raw: RawCallback) -> None:
+    """Refuse what Feishu cannot have sent now."""
     if not _SECONDS.fullmatch(raw.timestamp):
         raise RejectedError(
             RejectReason.STALE, "the request's timestamp is not a number of seconds"
         )
-    age = raw.received_at - int(raw.timestamp) * 1000
-    if not -CLOCK_SKEW <= age <= window:
+    if Retention.stale(int(raw.timestamp) * 1000, raw.received_at):
         raise RejectedError(RejectReason.STALE, "the request's timestamp is too old or ahead")
 
 

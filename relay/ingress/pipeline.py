@@ -12,13 +12,12 @@ from relay.settings import App
 class Pipeline:
     """The ack path; both transports call `accept`."""
 
-    def __init__(self, apps: Mapping[str, App], journal: Journal, window: float) -> None:
+    def __init__(self, apps: Mapping[str, App], journal: Journal) -> None:
         self._journal = journal
         self._credentials = {
             name: authentic.Credentials(
                 keys=tuple(authentic.EncryptKey(key) for key in app.encrypt_keys),
                 tokens=tuple(token.encode() for token in app.verification_tokens),
-                window=int(window * 1000),
             )
             for name, app in apps.items()
         }

@@ -35,6 +35,11 @@ _CHANGES = {
         "ALTER TABLE journal ADD COLUMN predecessor_seq INTEGER NOT NULL DEFAULT 0",
         "ALTER TABLE journal ADD COLUMN former_ids TEXT NOT NULL DEFAULT ''",
         "ALTER TABLE journal ADD COLUMN former_seq INTEGER NOT NULL DEFAULT 0",
+        "ALTER TABLE journal ADD COLUMN open_for INTEGER NOT NULL DEFAULT 0",
+        "ALTER TABLE journal ADD COLUMN unclaimed_from INTEGER",
+        "ALTER TABLE journal ADD COLUMN awaited TEXT NOT NULL DEFAULT ''",
+        "ALTER TABLE journal ADD COLUMN awaited_since INTEGER",
+        "CREATE TABLE marks (open_for INTEGER PRIMARY KEY, seq INTEGER NOT NULL) STRICT",
     ),
 }
 #: Seconds that the start may spend on looking for damage.

@@ -18,6 +18,7 @@ from relay.events import Callback, DeadLetterReason, Outcome, Settlement, Stored
 from relay.fairness import Turns
 from relay.journal import file as journalfile
 from relay.journal.backlog import Backlog
+from relay.journal.retention import Retention
 from relay.journal.writer import Add, Call, Commit, Writer
 from relay.observe.metrics import Metrics
 
@@ -57,6 +58,8 @@ class Journal:
         self._metrics = metrics
         self._max_waiting = max_waiting
         metrics.journal_max_bytes.set(max_bytes)
+        #: What is remembered, and for how long.
+        self.retention = Retention(window)
         self._waiting = self._waiting_bytes = 0
         self._writable, self._full = True, False
         self._backlog = Backlog()
@@ -77,7 +80,9 @@ class Journal:
                 self._count_backlog(connection)
             metrics.identified(self.id)
             self._reader = journalfile.connect(path)
-            self._writer = Writer(path, self._deliver, max_bytes=max_bytes, window=window)
+            self._writer = Writer(
+                path, self._deliver, max_bytes=max_bytes, retention=self.retention
+            )
         except BaseException:
             self._lock.close()
             raise

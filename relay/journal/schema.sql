@@ -22,7 +22,21 @@ CREATE TABLE journal (
     predecessor_seq INTEGER NOT NULL DEFAULT 0,
     -- Names that Kafka has forgotten: what was pending up to former_seq may be claimed under them.
     former_ids TEXT NOT NULL DEFAULT '',
-    former_seq INTEGER NOT NULL DEFAULT 0
+    former_seq INTEGER NOT NULL DEFAULT 0,
+    -- Milliseconds for which relays have had this file open, in all: the time that retention.py counts.
+    open_for INTEGER NOT NULL DEFAULT 0,
+    -- The first seq that was published unclaimed since claims_seeded is 1; NULL for none.
+    unclaimed_from INTEGER,
+    -- The replica whose past must be in the claims store before this journal's events are published,
+    -- and `open_for` when the wait began; NULL when it is over.
+    awaited TEXT NOT NULL DEFAULT '',
+    awaited_since INTEGER
+) STRICT;
+
+-- When `open_for` was so much, every event up to `seq` had its ending.
+CREATE TABLE marks (
+    open_for INTEGER PRIMARY KEY,
+    seq INTEGER NOT NULL
 ) STRICT;
 
 CREATE TABLE events (

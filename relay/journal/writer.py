@@ -6,9 +6,9 @@ It knows no event loop: jobs come in by a queue, and each commit is handed to `d
 import sqlite3
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import takewhile
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Event, Thread
@@ -19,6 +19,7 @@ import structlog
 from relay.errors import RejectReason
 from relay.events import Callback, value
 from relay.journal import file
+from relay.journal.retention import Retention
 from relay.observe.logs import Changes
 
 log = structlog.get_logger()
@@ -48,8 +49,8 @@ _INSERT = (
     "INSERT INTO events"
     " (app, event_id, event_type, transport, received_at, body, traceparent) VALUES "
 )
-#: The next rows by age. Only so many are looked at: a search for old ones would read them all.
-_NEXT = "SELECT seq, settled_at FROM events WHERE seq > ? ORDER BY seq LIMIT ?"
+#: The next rows by age.
+_NEXT = "SELECT seq FROM events WHERE seq > ? AND seq <= ? ORDER BY seq LIMIT ?"
 #: Dead letters whose only copy is the journal's stay until an operator decides.
 _TIDY = (
     "DELETE FROM events WHERE seq BETWEEN ? AND ?"
@@ -111,15 +112,16 @@ class Writer:
         deliver: Callable[[Commit], None],
         *,
         max_bytes: int,
-        window: float,
+        retention: Retention,
     ) -> None:
         self._path = path
         self._deliver = deliver
         self._max_bytes = max_bytes
-        self._window = int(window * 1000)
         self._jobs: SimpleQueue[Job | None] = SimpleQueue()
         self._connection = file.connect(path)
         self._connection.execute(_CACHE)
+        self._retention = retention
+        retention.restore(self._connection)
         self._stopping = Event()
         self._wal_is_long = Event()
         self._tidied_at = time.monotonic()
@@ -158,6 +160,9 @@ class Writer:
             if jobs:
                 self._deliver(self._commit(jobs))
             self._keep_house()
+        with suppress(sqlite3.Error):
+            self._retention.look()
+            self._note()
 
     def _take(self) -> list[Job] | None:
         """Wait for work and take all of it; an empty list is a moment to clean up."""
@@ -261,9 +266,14 @@ class Writer:
             if overdue or (self._untidy and self._jobs.empty()):
                 self._tidied_at = time.monotonic()
                 self._untidy = False
+                if self._retention.look():
+                    self._note()
                 self._untidy = self._tidy()
         except sqlite3.Error as error:
             self._log.failing("journal_not_writable", str(error))
+
+    def _note(self) -> None:
+        file.transaction(self._connection, lambda: self._retention.note(self._connection))
 
     def _tidy(self) -> bool:
         """Delete a few events that are older than the window; short of space, bodies too.
@@ -279,18 +289,17 @@ class Writer:
         return freed > 0
 
     def _delete_old(self) -> int:
-        """Walk on over the oldest rows, as far as they were settled before the window.
+        """Walk on over the oldest rows, as far as they were settled a window ago.
 
         Returns how many they were; those that must stay are passed too.
         """
         if time.monotonic() > self._passed_since + TIDY_AGAIN:
             self._passed_seq, self._passed_since = 0, time.monotonic()
-        before = int(time.time() * 1000) - self._window
-        rows = self._connection.execute(_NEXT, (self._passed_seq, TIDY_ROWS)).fetchall()
-        old = [seq for seq, settled_at in takewhile(lambda row: (row[1] or before) < before, rows)]
+        last = self._retention.passed(self._connection)
+        old = self._connection.execute(_NEXT, (self._passed_seq, last, TIDY_ROWS)).fetchall()
         if old:
-            self._connection.execute(_TIDY, (old[0], old[-1]))
-            self._passed_seq = old[-1]
+            self._connection.execute(_TIDY, (*old[0], *old[-1]))
+            self._passed_seq = old[-1][0]
         return len(old)
 
     def _strip(self) -> int:

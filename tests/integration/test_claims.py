@@ -19,6 +19,7 @@ from relay.claims.claims import Claims
 from relay.claims.seeding import Seeding
 from relay.errors import ClaimsRefusedError, ClaimsUnavailableError
 from relay.events import Outcome, Settlement, StoredEvent, Transport, Verdict
+from relay.journal.retention import Retention
 from relay.observe.metrics import Metrics
 from relay.settings import Claims as Settings
 from relay.settings import OnOutage
@@ -52,7 +53,7 @@ def stored(event_id: str, *, app: str = "default", replayed: bool = False) -> St
 
 def claims(url: str, metrics: Metrics | None = None, **changes: Any) -> Claims:
     settings = Settings(url=SecretStr(url), timeout=0.5, **changes)
-    return Claims(settings, WINDOW, metrics or Metrics())
+    return Claims(settings, Retention(WINDOW), metrics or Metrics())
 
 
 async def test_first_journal_gets_the_event(server: RedisServer) -> None:

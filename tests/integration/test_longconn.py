@@ -62,7 +62,7 @@ async def connecting(path: Path, feishu: Gateway, accept: Any = None) -> AsyncIt
     metrics = Metrics()
     async with journal_at(path / "journal.db", metrics) as journal:
         app = App(app_id=APP_ID, app_secret=APP_SECRET, long_connection=True)
-        pipeline = Pipeline({NAME: app}, journal, 86_400)
+        pipeline = Pipeline({NAME: app}, journal)
         credentials = (APP_ID, APP_SECRET)
         connection = LongConnection(
             NAME, credentials, feishu.url, accept or pipeline.accept, metrics
@@ -200,7 +200,7 @@ async def test_both_transports_are_one(tmp_path: Path, feishu: Gateway) -> None:
     async with connecting(tmp_path, feishu) as place:
         await place.connected()
         app = App(verification_token=fakes.TOKEN)
-        webhook = Pipeline({NAME: app}, place.journal, 86_400)
+        webhook = Pipeline({NAME: app}, place.journal)
         body = json.dumps(fakes.payload("e-1")).encode()
         raw = RawCallback(app=NAME, transport=Transport.WEBHOOK, body=body, received_at=1)
         assert await webhook.accept(raw) is Outcome.ACCEPTED

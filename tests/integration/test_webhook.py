@@ -26,7 +26,7 @@ from relay.observe.metrics import Metrics
 from relay.settings import App, Webhook
 from tests.fakes import KEY, TOKEN, as_json, challenge, encrypt, journal_at, payload, sign, until
 
-WINDOW = 24 * 3600
+OLDEST = 8 * 3600
 MAX_BODY = 20_000
 READ_TIMEOUT = 0.4
 EVENT = "/webhook/event"
@@ -73,7 +73,7 @@ async def place_at(
     async with journal_at(
         path / "journal.db", metrics, max_bytes=max_bytes, max_waiting=max_waiting
     ) as journal:
-        pipeline = Pipeline(APPS, journal, WINDOW)
+        pipeline = Pipeline(APPS, journal)
         webhook = WebhookServer(settings, APPS, pipeline.accept, metrics)
         port = await webhook.start()
         try:
@@ -258,7 +258,7 @@ def _bad_requests() -> dict[str, tuple[bytes, dict[str, str], str, RejectReason]
     good = encrypt(as_json(payload()))
     wrong_token = encrypt(as_json(payload(token="wrong")))
     empty = encrypt(b"{}")
-    old, ahead = str(int(time.time()) - WINDOW - 10), str(int(time.time()) + 310)
+    old, ahead = str(int(time.time()) - OLDEST - 10), str(int(time.time()) + 310)
     broken = as_json({"encrypt": "AAAA"})
     return {
         "no signature": (good, {}, "", RejectReason.SIGNATURE),

@@ -327,29 +327,6 @@ def left(path: Path) -> list[str]:
         return [row[0] for row in connection.execute("SELECT event_id FROM events ORDER BY seq")]
 
 
-async def test_settled_events_go_after_the_window(path: Path) -> None:
-    """Not before, and never what is undecided or stands behind something pending."""
-    async with journal_at(path):
-        pass
-    now = int(time.time() * 1000)
-    old, young = now - 8 * 3600_000 - 1000, now - 8 * 3600_000 + 600_000
-    with rows(path) as connection:
-        for n in range(100):
-            insert(connection, f"old-{n}", outcome="published", settled_at=old)
-        insert(connection, "letter", outcome="dead_letter", reason="no_event_id", settled_at=old)
-        insert(connection, "large", outcome="dead_letter", reason="too_large", settled_at=old)
-        insert(connection, "fault", outcome="dead_letter", reason="internal_error", settled_at=old)
-        insert(connection, "young", outcome="published", settled_at=young)
-        insert(connection, "pending")
-        insert(connection, "behind", outcome="published", settled_at=old)
-    expected = ["large", "fault", "young", "pending", "behind"]
-    async with journal_at(path, window=8 * 3600) as journal:
-        await until(lambda: len(left(path)) <= len(expected))
-        assert expected == left(path)
-        assert await journal.add(event("young")) is Outcome.DUPLICATE
-        assert await journal.add(event("old-1")) is Outcome.ACCEPTED
-
-
 async def test_clean_up_reads_no_more_than_it_deletes(path: Path) -> None:
     """However many settled events there are: the writer, and with it every ack, waits for it."""
     async with journal_at(path):
@@ -371,24 +348,6 @@ async def test_clean_up_reads_no_more_than_it_deletes(path: Path) -> None:
         writer._connection.set_progress_handler(step, 1000)
         await until(lambda: writer._tidied_at > tidied and not writer._untidy)
         assert steps < 10
-
-
-async def test_discarded_dead_letter_goes_later(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What was left standing is looked at again."""
-    monkeypatch.setattr(journalwriter, "TIDY_AGAIN", 0.1)
-    monkeypatch.setattr(journalwriter, "TIDY_INTERVAL", 0.01)
-    async with journal_at(path):
-        pass
-    with rows(path) as connection:
-        insert(connection, "large", outcome="dead_letter", reason="too_large", settled_at=1)
-        insert(connection, "old", outcome="published", settled_at=1)
-    async with journal_at(path):
-        await until(lambda: left(path) == ["large"])
-        with rows(path) as connection:
-            connection.execute("UPDATE events SET reason = 'discarded'")
-        await until(lambda: not left(path))
 
 
 async def test_full_journal_refuses_and_goes_on_by_itself(path: Path) -> None:
@@ -707,25 +666,6 @@ async def test_locked_file_is_refused_and_heals(
             assert await refusal(journal, "a") is RejectReason.JOURNAL_UNAVAILABLE
             tidied = journal._writer._tidied_at
             await until(lambda: journal._writer._tidied_at > tidied)
-        assert await journal.add(event("a")) is Outcome.ACCEPTED
-
-
-async def test_clean_up_that_fails_is_made_up_for(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It costs no event, and is done when the file can be written again."""
-    monkeypatch.setattr(journalfile, "BUSY_TIMEOUT", 0.01)
-    monkeypatch.setattr(journalwriter, "TIDY_INTERVAL", 3600)
-    async with journal_at(path) as journal:
-        await journal.add(event("old"))
-        await settle_all(journal, at=1)
-        with write_lock(path):
-            monkeypatch.setattr(journalwriter, "TIDY_INTERVAL", 0.01)
-            assert await refusal(journal, "a") is RejectReason.JOURNAL_UNAVAILABLE
-            tidied = journal._writer._tidied_at
-            await until(lambda: journal._writer._tidied_at > tidied)
-            assert left(path) == ["old"]
-        await until(lambda: left(path) == [])
         assert await journal.add(event("a")) is Outcome.ACCEPTED
 
 

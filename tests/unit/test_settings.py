@@ -86,7 +86,7 @@ def test_least_is_an_app_and_a_broker(monkeypatch: pytest.MonkeyPatch) -> None:
         ("ADMIN__PORT", "0", "admin.port", 0),
         ("JOURNAL__PATH", "/data/j.db", "journal.path", Path("/data/j.db")),
         ("JOURNAL__MAX_BYTES", "1.5 GiB", "journal.max_bytes", 3 * 2**29),
-        ("JOURNAL__DEDUPE_WINDOW", "8h", "journal.dedupe_window", 28800),
+        ("JOURNAL__DEDUPE_WINDOW", "16h", "journal.dedupe_window", 57600),
         ("JOURNAL__DEDUPE_WINDOW", "2d", "journal.dedupe_window", 172800),
         ("JOURNAL__MAX_WAITING", "5", "journal.max_waiting", 5),
         ("KAFKA__BOOTSTRAP_SERVERS", "a:1,b:2", "kafka.bootstrap_servers", "a:1,b:2"),
@@ -230,7 +230,7 @@ partitions = 3
 [kafka.topics]
 other = "rest"
 [journal]
-dedupe_window = "10h"
+dedupe_window = "20h"
 [webhook]
 port = 1234
 """
@@ -247,7 +247,7 @@ def test_file_is_read_and_the_environment_goes_over_it(
     found = settings.load(file)
     assert (found.kafka.bootstrap_servers, found.kafka.partitions) == ("from-file:1", 7)
     assert found.kafka.topics == {"other": "rest"}
-    assert (found.journal.dedupe_window, found.webhook.port) == (36000, 1234)
+    assert (found.journal.dedupe_window, found.webhook.port) == (72000, 1234)
     assert found.apps["default"].encrypt_keys == ("k",)
     assert found.apps["default"].verification_tokens == (SECRET,)
 

@@ -40,7 +40,7 @@ def open_delivery(delivery: Delivery, key: str) -> Callback:
         signature=delivery.headers.get("X-Lark-Signature", ""),
     )
     keys = (authentic.EncryptKey(key),) if key else ()
-    credentials = authentic.Credentials(keys=keys, tokens=(TOKEN.encode(),), window=86_400_000)
+    credentials = authentic.Credentials(keys=keys, tokens=(TOKEN.encode(),))
     opened = authentic.open(raw, credentials)
     assert isinstance(opened, Callback)
     return opened
