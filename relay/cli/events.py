@@ -217,7 +217,7 @@ def _record(stored: StoredEvent, journal: Path | None, config: Path | None) -> d
         "topic": made.topic,
         "key": made.key.decode(),
         "headers": {name: value.decode() for name, value in made.headers},
-        "value": exactjson.loads(made.value) if made.value else None,
+        "value": _body(made.value) if made.value else None,
     }
 
 

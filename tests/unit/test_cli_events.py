@@ -122,7 +122,8 @@ def test_body_that_is_no_json_is_shown_as_text(path: Path) -> None:
     connection.close()
     shown = json.loads(run(path, "show", "published", "--record"))
     assert shown["body"] == "\ufffdA"
-    assert "error" in shown["record"]
+    assert shown["record"]["headers"]["relay_reason"] == "not_json"
+    assert shown["record"]["value"] == "\ufffdA"
 
 
 @pytest.mark.parametrize(
