@@ -5,6 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 ARGS ?=
 SEEDS ?= 20
+JOBS ?= 2
 
 # PYTHON=... takes that one; else the first of these that is 3.11, 3.12 or 3.13.
 ifeq ($(origin PYTHON),undefined)
@@ -31,7 +32,7 @@ dev: install ## Run everything on this machine: broker, relay, simulator. ARGS="
 	@$(BIN)/relay dev $(ARGS)
 
 test: install ## Run the tests with coverage. ARGS="tests/unit -k name"
-	$(BIN)/python -m pytest --cov --cov-report=term $(ARGS)
+	$(BIN)/python -m pytest --cov --cov-report=term -n $(JOBS) --dist loadgroup --no-loadscope-reorder $(ARGS)
 
 check: install ## Check format, lint, types and the walls between the rooms.
 	$(BIN)/ruff format --check .

@@ -1,15 +1,20 @@
 """What every test may ask for: a clean environment, brokers, names of its own."""
 
+import contextlib
 import os
+import signal
+import subprocess
+import sys
 import uuid
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import structlog
 from confluent_kafka import Producer
 from hypothesis import settings
 
-from tests import kafka_server
+from tests import builds, kafka_server, needs
 from tests.kafka_server import Broker, ExternalKafka, KafkaServer
 
 # A busy machine is no failure of the code; the examples are new ones at each run.
@@ -19,11 +24,66 @@ settings.load_profile("relay")
 #: One broker, and no line on stderr that says so.
 _EMBEDDED = {"test.mock.num.brokers": 1, "log_level": 4}
 
+_TESTS = Path(__file__).parent
+
 #: Read before any test runs: inside a test the environment has no RELAY_ variable.
 _TEST_KAFKA = os.environ.get("RELAY_TEST_KAFKA")
 
 
 Say = Callable[[str], None]
+
+#: The order of the folders: what tells most in the shortest time comes first.
+_FOLDERS = ("unit", "integration", "e2e", "sdk", "lab", "deploy")
+#: Within unit: the contract, of which a broken rule shows in seconds.
+_FIRST = ("test_normalize.py", "test_schemas.py")
+
+
+def pytest_report_header() -> list[str]:
+    """Say before the first test what will be skipped, and which package brings it back."""
+    return needs.missing()
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Build beside the tests, where all of them run; a worker leaves that to its controller."""
+    whole = session.config.args_source is pytest.Config.ArgsSource.TESTPATHS
+    if (
+        whole
+        and not hasattr(session.config, "workerinput")
+        and not session.config.option.collectonly
+    ):
+        session.stash[_BUILDING] = builds.start()
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """End what is still being built."""
+    if building := session.stash.get(_BUILDING, None):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(building.pid, signal.SIGTERM)
+        building.wait()
+
+
+_BUILDING = pytest.StashKey[subprocess.Popen[bytes]]()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the tests in the order of their speed; those of one file share its brokers."""
+    items.sort(key=_rank)
+    for item in items:
+        folder = item.path.relative_to(_TESTS).parts[0]
+        if folder not in {"unit", "sdk"}:
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+
+
+def _rank(item: pytest.Item) -> tuple[int, bool]:
+    folder = item.path.relative_to(_TESTS).parts[0]
+    return _FOLDERS.index(folder), item.path.name not in _FIRST
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Name a failure when it happens; its story comes at the end."""
+    if report.failed and not os.environ.get("PYTEST_XDIST_WORKER"):
+        line = str(report.longrepr).strip().splitlines()[-1:] or [""]
+        sys.stderr.write(f"\nFAILED {report.nodeid}: {line[0][:200]}\n")
 
 
 @pytest.fixture(autouse=True)

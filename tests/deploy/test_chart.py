@@ -16,12 +16,18 @@ import yaml
 from pydantic import BaseModel, SecretStr
 
 from relay import settings
-from tests.deploy.tools import CACHE, CHART, ROOT, go_tool, needed, run
+from tests.deploy.tools import (
+    CACHE,
+    CHART,
+    HELM,
+    KUBECONFORM,
+    ROOT,
+    UNITTEST,
+    go_tool,
+    needed,
+    run,
+)
 
-HELM = ("helm.sh/helm/v3/cmd/helm", "v3.19.2")
-KUBECONFORM = ("github.com/yannh/kubeconform/cmd/kubeconform", "v0.7.0")
-#: The last one that `go install` takes.
-UNITTEST = ("github.com/helm-unittest/helm-unittest/cmd/helm-unittest", "v0.8.2")
 #: Whose custom resources the chart makes: module, version, folder, files.
 RESOURCES = (
     (

@@ -4,10 +4,8 @@ Its root file system is read-only; the relay is process 1 of a namespace and a u
 """
 
 import asyncio
-import hashlib
 import json
 import os
-import shutil
 import signal
 import subprocess
 import tomllib
@@ -19,7 +17,8 @@ from typing import Any
 
 import pytest
 
-from tests.deploy.tools import CACHE, ROOT, needed, run
+from tests.deploy.tools import ROOT, needed, run
+from tests.deploy.tools import image as built_image
 from tests.e2e.process import until
 from tests.kafka_server import Broker
 from tests.oracle import ENCRYPT_KEY, TOKEN, consume
@@ -64,14 +63,7 @@ def image() -> Image:
         _cannot("only root can build and enter the image")
     for command in ("buildah", "debootstrap"):
         needed(command, command)
-    place = CACHE / "image" / _digest()
-    if not place.with_suffix(".json").exists():
-        shutil.rmtree(place.parent, ignore_errors=True)
-        place.parent.mkdir(parents=True)
-        built = place.with_suffix(".part")
-        run([str(ROOT / "deploy" / "image" / "build"), str(built)])
-        built.rename(place)
-        built.with_suffix(".part.json").rename(place.with_suffix(".json"))
+    place = built_image()
     return Image(root=place, config=json.loads(place.with_suffix(".json").read_text()))
 
 
@@ -79,18 +71,6 @@ def _cannot(why: str) -> None:
     if os.environ.get("CI"):
         pytest.fail(f"CI cannot run this: {why}")
     pytest.skip(why)
-
-
-def _digest() -> str:
-    """Of all that goes into the image."""
-    code = [path for path in (ROOT / "relay").rglob("*") if "__pycache__" not in path.parts]
-    others = ["Dockerfile", ".dockerignore", "pyproject.toml", "README.md", "deploy/image/build"]
-    others += ["requirements/run.txt", "requirements/build.txt"]
-    digest = hashlib.sha256()
-    for path in sorted([*code, *(ROOT / name for name in others)]):
-        if path.is_file():
-            digest.update(str(path.relative_to(ROOT)).encode() + path.read_bytes())
-    return digest.hexdigest()[:16]
 
 
 @pytest.fixture

@@ -13,6 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.builds import alone
+
 _SOURCES = Path(__file__).parent
 
 
@@ -35,11 +37,12 @@ class Toolchain:
         source = _SOURCES / self.language
         place = _cache() / f"{self.language}-{_digest(source)}"
         done = place / "built"
-        if not done.exists():
-            shutil.rmtree(place, ignore_errors=True)
-            shutil.copytree(source, place)
-            command = self.build(place)
-            done.write_text("\n".join(command))
+        with alone(place):
+            if not done.exists():
+                shutil.rmtree(place, ignore_errors=True)
+                shutil.copytree(source, place)
+                command = self.build(place)
+                done.write_text("\n".join(command))
         return done.read_text().splitlines()
 
 
