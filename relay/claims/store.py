@@ -4,7 +4,6 @@ from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
-from urllib.parse import SplitResult, unquote, urlsplit
 
 from redis.asyncio import Redis, RedisCluster
 from redis.asyncio.cluster import ClusterNode
@@ -15,6 +14,7 @@ from redis.exceptions import RedisError
 
 from relay.errors import ClaimsRefusedError
 from relay.settings import Claims as Settings
+from relay.settings.values import StoreKind
 
 #: `SET ... NX GET` came with Redis 7.0; every Valkey has it.
 OLDEST_VERSION = 7
@@ -97,42 +97,30 @@ async def connect(settings: Settings) -> "Store":
 
 def _store(settings: Settings) -> "Store":
     """Make the client that the URL's scheme names; nothing is connected yet."""
-    url = urlsplit(settings.url.get_secret_value())
-    base, _, kind = url.scheme.partition("+")
+    url = settings.store
     options: dict[str, Any] = {
         "socket_timeout": settings.timeout,
         "socket_connect_timeout": settings.timeout,
         "retry": Retry(NoBackoff(), 0),
-        "username": unquote(url.username) if url.username else None,
-        "password": unquote(url.password) if url.password else None,
+        "username": url.user,
+        "password": url.password.get_secret_value() if url.password else None,
     }
-    if base == "rediss":
+    if url.tls:
         options |= {
             "ssl": True,
             "ssl_ca_certs": str(settings.ca_file) if settings.ca_file else None,
         }
-    if kind == "cluster":
-        nodes = [ClusterNode(host, port) for host, port in _hosts(url, 6379)]
+    if url.kind is StoreKind.CLUSTER:
+        nodes = [ClusterNode(place.host, place.port) for place in url.hosts]
         return _Cluster(RedisCluster(startup_nodes=nodes, **options))
-    path = [part for part in url.path.split("/") if part]
-    if kind == "sentinel":
-        options["db"] = int(path[1]) if len(path) > 1 else 0
+    options["db"] = url.database
+    if url.kind is StoreKind.SENTINEL:
         limits = {name: options[name] for name in ("socket_timeout", "retry")}
-        sentinel = Sentinel(  # type: ignore[no-untyped-call]  # the library lacks it
-            _hosts(url, 26379), sentinel_kwargs=limits, **options
-        )
-        return _Server(sentinel.master_for(path[0]), *sentinel.sentinels)
-    ((host, port),) = _hosts(url, 6379)
-    return _Server(Redis(host=host, port=port, db=int(path[0]) if path else 0, **options))
-
-
-def _hosts(url: SplitResult, default: int) -> list[tuple[str, int]]:
-    """Read `host:port,host:port`."""
-    found = []
-    for place in url.netloc.rpartition("@")[2].split(","):
-        host, colon, port = place.rpartition(":")
-        found.append((host, int(port)) if colon else (place, default))
-    return found
+        places = [(place.host, place.port) for place in url.hosts]
+        sentinel = Sentinel(places, sentinel_kwargs=limits, **options)  # type: ignore[no-untyped-call]  # the library lacks it
+        return _Server(sentinel.master_for(url.service), *sentinel.sentinels)
+    (place,) = url.hosts
+    return _Server(Redis(host=place.host, port=place.port, **options))
 
 
 class _Keys:

@@ -29,6 +29,8 @@ from relay.contract.rules import (
     to_instant,
 )
 from relay.events import DeadLetterReason, Outcome, Record, StoredEvent, Transport
+from relay.settings import topics
+from relay.settings.topics import DEAD_LETTER, OTHER
 
 STATUS = {
     1: "created",
@@ -78,7 +80,6 @@ NOTIFICATION = fields("notification_id helpdesk_id", identifier)
 class EventType(NamedTuple):
     """What relay knows about one event type."""
 
-    topic: str
     fields: Table
     #: Where the ticket id stands, from `event`.
     ticket: tuple[str, ...] = ()
@@ -87,19 +88,11 @@ class EventType(NamedTuple):
 
 
 EVENT_TYPES = {
-    "helpdesk.ticket_message.created_v1": EventType(
-        "helpdesk.ticket_message", MESSAGE, ticket=("ticket", "ticket_id")
-    ),
-    "helpdesk.ticket.created_v1": EventType("helpdesk.ticket", TICKET, ticket=("ticket_id",)),
-    "helpdesk.ticket.updated_v1": EventType(
-        "helpdesk.ticket", TICKET_UPDATE, ticket=("object", "ticket_id")
-    ),
-    "helpdesk.notification.approve_v1": EventType(
-        "helpdesk.notification", NOTIFICATION, key=("notification_id",)
-    ),
+    "helpdesk.ticket_message.created_v1": EventType(MESSAGE, ticket=("ticket", "ticket_id")),
+    "helpdesk.ticket.created_v1": EventType(TICKET, ticket=("ticket_id",)),
+    "helpdesk.ticket.updated_v1": EventType(TICKET_UPDATE, ticket=("object", "ticket_id")),
+    "helpdesk.notification.approve_v1": EventType(NOTIFICATION, key=("notification_id",)),
 }
-OTHER = "other"
-DEAD_LETTER = "dead_letter"
 _TICKET_PATHS = tuple(known.ticket for known in EVENT_TYPES.values() if known.ticket)
 
 
@@ -107,9 +100,7 @@ class Router:
     """Names the topic of each record: the defaults, what an operator changed, and the prefix."""
 
     def __init__(self, prefix: str, changes: Mapping[str, str]) -> None:
-        names = {event_type: known.topic for event_type, known in EVENT_TYPES.items()}
-        names |= {OTHER: OTHER, DEAD_LETTER: DEAD_LETTER} | dict(changes)
-        self._topics = {event_type: prefix + topic for event_type, topic in names.items()}
+        self._topics = topics.names(prefix, changes)
         #: The topic of dead letters; an event whose type has that name goes where others go.
         self.dead_letter = self._topics.pop(DEAD_LETTER)
 

@@ -6,9 +6,10 @@ Made of the same tables as the records, so it cannot say anything else. Pure.
 from typing import Any
 
 from relay import __version__
-from relay.contract.normalize import DEAD_LETTER, EVENT_TYPES, OTHER, Router
+from relay.contract.normalize import EVENT_TYPES, Router
 from relay.contract.rules import properties
 from relay.events import DeadLetterReason, Transport
+from relay.settings.topics import DEAD_LETTER, OTHER
 
 Json = dict[str, Any]
 

@@ -32,6 +32,7 @@ from relay.dev import settings as devsettings
 from relay.dev.broker import EmbeddedBroker
 from relay.dev.view import Board, Lines, Places, Screen, View
 from relay.egress.kafka.client import client_options
+from relay.egress.kafka.topics import journal_topic
 from relay.observe import logs
 from relay.settings import Settings
 from relay.simulator.feishu import SmallFeishu
@@ -124,7 +125,7 @@ def _configure(
     config = devsettings.load(directory, broker.bootstrap if broker else "", feishu)
     if broker:
         router = Router(config.kafka.topic_prefix, config.kafka.topics)
-        broker.create_topics([*router.topics, f"{config.kafka.topic_prefix}relay_journal"])
+        broker.create_topics([*router.topics, journal_topic(config.kafka)])
     return config
 
 

@@ -35,7 +35,12 @@ OTHER_VARIABLES = {
     "RELAY_SOAK_KILLS",
 }
 #: Variables that the docs show as mistakes.
-MISTAKES = {"RELAY_APPS__BILLING", "RELAY_KAFKA__COLOUR", "RELAY_KAFFKA"}
+MISTAKES = {
+    "RELAY_APPS__BILLING",
+    "RELAY_KAFKA__COLOUR",
+    "RELAY_KAFFKA__PARTITIONS",
+    "RELAY_WEBHOOK",
+}
 
 
 def leaves(model: type[BaseModel], path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:

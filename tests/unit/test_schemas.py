@@ -12,9 +12,10 @@ from typer.testing import CliRunner
 
 from relay.cli.main import app
 from relay.contract import schemas
-from relay.contract.normalize import DEAD_LETTER, EVENT_TYPES, OTHER, Router, dead_letter, normalize
+from relay.contract.normalize import EVENT_TYPES, Router, dead_letter, normalize
 from relay.contract.rules import properties
 from relay.events import DeadLetterReason, Record, StoredEvent, Transport
+from relay.settings.topics import DEAD_LETTER, OTHER
 
 SHIPPED = Path(__file__).parents[2] / "docs" / "schemas"
 RECORDS = sorted((Path(__file__).parent / "contract").glob("*.output.json"))

@@ -7,7 +7,7 @@ from typing import Any
 
 from aiokafka import errors
 from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.conn import collect_hosts, create_conn
+from aiokafka.conn import create_conn
 
 from relay.egress.kafka.faults import describe
 from relay.errors import KafkaRefusedError
@@ -79,10 +79,11 @@ async def _connect(settings: Kafka) -> None:
     """Connect to one bootstrap server and leave; raises the last one's error if none answers."""
     options = client_options(settings)
     failure: Exception = OSError("no bootstrap server is named")
-    for host, port, _ in collect_hosts(options.pop("bootstrap_servers")):
+    del options["bootstrap_servers"]
+    for broker in settings.brokers:
         try:
             connection = await create_conn(
-                host, port, request_timeout_ms=CONNECT_TIMEOUT, **options
+                broker.host, broker.port, request_timeout_ms=CONNECT_TIMEOUT, **options
             )
         except Exception as error:  # noqa: BLE001 - the next server may answer
             failure = error

@@ -9,11 +9,12 @@ from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from relay.egress.kafka.client import admin_client
 from relay.errors import KafkaRefusedError
 from relay.settings import Kafka
+from relay.settings.topics import JOURNAL
 
 
 def journal_topic(settings: Kafka) -> str:
     """Name the topic under which Kafka keeps how far each journal is settled; it has no records."""
-    return f"{settings.topic_prefix}relay_journal"
+    return settings.topic_prefix + JOURNAL
 
 
 async def count_brokers(settings: Kafka) -> int:

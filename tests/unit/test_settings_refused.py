@@ -1,0 +1,618 @@
+"""Settings that are wrong are wrong at start: all at once, a line each, nothing of a secret."""
+
+from pathlib import Path
+
+import pytest
+from pydantic import SecretStr, ValidationError
+
+from relay import settings
+from relay.cli import main as cli
+from relay.contract.normalize import EVENT_TYPES, Router
+from relay.errors import SettingsError
+from relay.settings import Claims, Traces, topics
+from relay.settings.values import Endpoint, StoreKind
+from tests.unit.test_settings import LEAST, SECRET, load, mistakes
+
+Variables = dict[str, str | None]
+
+
+def refused(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Give the only line about a variable's value."""
+    (line,) = mistakes(monkeypatch, {f"RELAY_{name}": value})
+    assert f"RELAY_{name}" in line
+    return line
+
+
+@pytest.mark.parametrize("content", ["", "\n", "\r\n\n"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "RELAY_APPS__DEFAULT__ENCRYPT_KEY",
+        "RELAY_APPS__DEFAULT__PREVIOUS_ENCRYPT_KEY",
+        "RELAY_APPS__DEFAULT__VERIFICATION_TOKEN",
+        "RELAY_APPS__DEFAULT__APP_SECRET",
+        "RELAY_APPS__DEFAULT__HELPDESK_TOKEN",
+        "RELAY_KAFKA__SASL_PASSWORD",
+        "RELAY_CLAIMS__URL",
+    ],
+)
+def test_named_secret_file_must_hold_something(
+    name: str, content: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Over a key of the TOML file it would open the door; it is the only line."""
+    toml, file = tmp_path / "relay.toml", tmp_path / "secret"
+    toml.write_text(
+        f'[apps.default]\nencrypt_key = "{SECRET}"\nverification_token = "{SECRET}"\n'
+        '[kafka]\nbootstrap_servers = "b:1"\n[claims]\nurl = "redis://valkey"\n'
+    )
+    file.write_text(content)
+    monkeypatch.setenv(f"{name}_FILE", str(file))
+    with pytest.raises(SettingsError) as caught:
+        settings.load(toml)
+    assert str(caught.value) == f"{file}: is empty, but {name}_FILE asks for a secret"
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["APPS__DEFAULT__ENCRYPT_KEY", "APPS__HR-DESK__VERIFICATION_TOKEN", "CLAIMS__URL"],
+)
+def test_empty_file_of_a_directory_opens_no_door(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the secrets that keep something out; another one is not set."""
+    (tmp_path / f"RELAY_{name}").write_text("\n")
+    (line,) = mistakes(monkeypatch, {"RELAY_SECRETS_DIR": str(tmp_path)})
+    assert line.startswith(f"{tmp_path / f'RELAY_{name}'}: is empty")
+
+
+def test_file_of_a_directory_that_is_no_setting_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "RELAY_APPS__DEFAULT__ENCRYPTKEY").write_text(SECRET)
+    (line,) = mistakes(monkeypatch, {"RELAY_SECRETS_DIR": str(tmp_path)})
+    assert line.endswith(
+        "there is no such setting; the nearest is RELAY_APPS__DEFAULT__ENCRYPT_KEY"
+    )
+
+
+@pytest.mark.parametrize("name", ["ENCRYPT_KEY", "VERIFICATION_TOKEN", "PREVIOUS_ENCRYPT_KEY"])
+@pytest.mark.parametrize("blank", [" ", "\t", " \n "])
+def test_secret_of_blanks_is_refused(
+    name: str, blank: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert refused(f"APPS__DEFAULT__{name}", blank, monkeypatch).endswith(": is blank")
+
+
+@pytest.mark.parametrize("sign", list("#?[]/@\\ "))
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://:{}@valkey",
+        "redis://{}:p@valkey",
+        "rediss://user:{}@valkey:6379/0",
+        "redis+sentinel://user:{}@one:26379,two:26379/service",
+        "redis+cluster://:{}@one:6379,two",
+    ],
+)
+def test_password_in_the_claims_url_is_whole_or_refused(
+    url: str, sign: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No part of it may be taken for a host, or be shown."""
+    refused("CLAIMS__URL", url.format(f"hun{sign}ter2"), monkeypatch)
+    line = refused("CLAIMS__URL", url.format(f"{SECRET}{sign}{SECRET}"), monkeypatch)
+    assert "ter2" not in line
+
+
+def test_password_may_be_anything_when_it_is_encoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = load(monkeypatch, {"RELAY_CLAIMS__URL": "rediss://u%3A:a%23%3F%5B%40%2Fb:c@h:1/3"})
+    store = found.claims.store
+    assert (store.user, store.password) == ("u:", SecretStr("a#?[@/b:c"))
+    assert (store.hosts, store.database, store.tls) == ((Endpoint("h", 1),), 3, True)
+    assert "a#?" not in repr(store)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://:@valkey",
+        "redis://user:@valkey",
+        "redis://@valkey",
+        "redis://:%ff@valkey",
+        "redis://valkey:port",
+        "redis://valkey:0",
+        "redis://valkey:65536",
+        "redis://valkey:",
+        "redis://:6379",
+        "redis://",
+        "redis://one,two",
+        "rediss://one:1,two:2/0",
+        "redis://valkey/zero",
+        "redis://valkey/0/1",
+        "redis://valkey/0?ssl=true",
+        "redis://valkey#0",
+        "redis://[::1",
+        "redis://::1",
+        "redis://[valkey]:6379",
+        "redis://10.0.0.256",
+        "redis+sentinel://one,two",
+        "redis+sentinel://one/",
+        "redis+sentinel://one/service/x",
+        "redis+sentinel://one/service#1",
+        "redis+cluster://one,two/1",
+        "redis+cluster://one,,two",
+        "valkey://valkey",
+        "valkey:6379",
+        "redis://a b",
+    ],
+)
+def test_claims_url_that_leads_nowhere_is_refused(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused("CLAIMS__URL", url, monkeypatch)
+
+
+@pytest.mark.parametrize(
+    ("url", "kind", "hosts", "rest"),
+    [
+        ("redis://[::1]", StoreKind.SERVER, [("::1", 6379)], ("", 0)),
+        ("redis://:p@[fe80::2]:7/4", StoreKind.SERVER, [("fe80::2", 7)], ("", 4)),
+        ("redis://127.0.0.1/", StoreKind.SERVER, [("127.0.0.1", 6379)], ("", 0)),
+        (
+            "redis+sentinel://a,[::1]:9/x/1",
+            StoreKind.SENTINEL,
+            [("a", 26379), ("::1", 9)],
+            ("x", 1),
+        ),
+        ("rediss+cluster://a:1,b/0", StoreKind.CLUSTER, [("a", 1), ("b", 6379)], ("", 0)),
+    ],
+)
+def test_claims_url_is_read_once(
+    url: str,
+    kind: StoreKind,
+    hosts: list[tuple[str, int]],
+    rest: tuple[str, int],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An IPv6 address stands in brackets, as in any URL."""
+    store = load(monkeypatch, {"RELAY_CLAIMS__URL": url}).claims.store
+    assert (store.kind, store.hosts) == (kind, tuple(Endpoint(*place) for place in hosts))
+    assert (store.service, store.database) == rest
+
+
+@pytest.mark.parametrize(
+    "servers",
+    [
+        "kafka:port",
+        "kafka:0",
+        "kafka:65536",
+        "kafka:-1",
+        "a:1,b:two",
+        "a:1,",
+        ",a:1",
+        "a:1;b:2",
+        "kafka://a:1",
+        "user:password@a:1",
+        "::1:9092",
+        "[::1:9092",
+        "[kafka]:9092",
+        "two words:9092",
+        "a" * 64 + ":1",
+        "300.1.1.1:9092",
+        ":9092",
+    ],
+)
+def test_brokers_that_are_none_are_refused(servers: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    refused("KAFKA__BOOTSTRAP_SERVERS", servers, monkeypatch)
+
+
+def test_brokers_are_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    servers = "kafka-1.kafka_net.svc.:9093, [::1]:1,10.0.0.1"
+    found = load(monkeypatch, {"RELAY_KAFKA__BOOTSTRAP_SERVERS": servers}).kafka
+    places = [str(broker) for broker in found.brokers]
+    assert places == ["kafka-1.kafka_net.svc.:9093", "[::1]:1", "10.0.0.1:9092"]
+    assert found.bootstrap_servers == servers.replace(" ", "")
+
+
+@pytest.mark.parametrize("name", ["WEBHOOK__HOST", "ADMIN__HOST"])
+@pytest.mark.parametrize(
+    "host", ["127.0.0.1,10.0.0.1", "127.0.0.1:8080", "[::1]", "http://localhost", "a b", "1.2.3"]
+)
+def test_listener_has_one_host(name: str, host: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    refused(name, host, monkeypatch)
+
+
+@pytest.mark.parametrize("name", ["key_prefix", "replica", "after"])
+@pytest.mark.parametrize("text", ["a b", "a\tb", "a\u0000b", "a\u202eb"])
+def test_name_in_a_key_can_be_seen(name: str, text: str) -> None:
+    with pytest.raises(ValidationError, match="no blanks and no control characters"):
+        Claims.model_validate({name: text})
+
+
+def test_no_collector_is_one_too() -> None:
+    assert Traces.model_validate({"endpoint": ""}).endpoint == ""
+
+
+def test_empty_host_is_not_everywhere(tmp_path: Path) -> None:
+    """In the TOML file, where empty is a value: the admin port would be open to all."""
+    file = tmp_path / "relay.toml"
+    file.write_text(
+        '[apps.default]\nencrypt_key = "k"\n[kafka]\nbootstrap_servers = "b"\n[admin]\nhost = ""\n'
+    )
+    with pytest.raises(SettingsError, match=r"^admin\.host \(RELAY_ADMIN__HOST\): must be one"):
+        settings.load(file)
+
+
+@pytest.mark.parametrize("name", ["WEBHOOK__PORT", "ADMIN__PORT"])
+@pytest.mark.parametrize("port", ["http", "-1", "65536", "80.5", "8080,8081", "tcp://10.0.0.1:80"])
+def test_listener_has_one_port(name: str, port: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    refused(name, port, monkeypatch)
+
+
+@pytest.mark.parametrize(
+    "hosts", [("127.0.0.1", "127.0.0.1"), ("0.0.0.0", "127.0.0.1"), ("127.0.0.1", "::")]
+)
+def test_listeners_have_a_port_each(
+    hosts: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changes: Variables = {
+        "RELAY_WEBHOOK__HOST": hosts[0],
+        "RELAY_ADMIN__HOST": hosts[1],
+        "RELAY_WEBHOOK__PORT": "8000",
+        "RELAY_ADMIN__PORT": "8000",
+    }
+    assert mistakes(monkeypatch, changes) == [
+        "admin (RELAY_ADMIN): has the port of the webhook; each needs its own"
+    ]
+    monkeypatch.setenv("RELAY_WEBHOOK__HOST", "127.0.0.1")
+    monkeypatch.setenv("RELAY_ADMIN__HOST", "127.0.0.2")
+    assert settings.load().admin.port == 8000
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://open.feishu.cn:https",
+        "https://one,two",
+        "https://open.feishu.cn/open-apis",
+        "https://open.feishu.cn?x=1",
+        "https://user:password@open.feishu.cn",
+        "https://",
+        "https://:443",
+        "ftp://open.feishu.cn",
+        "open.feishu.cn",
+    ],
+)
+def test_feishu_is_at_one_place(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    refused("FEISHU_URL", url, monkeypatch)
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:7070", "https://[::1]:1/", "https://a.b/"])
+def test_feishu_may_be_elsewhere(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert load(monkeypatch, {"RELAY_FEISHU_URL": url}).feishu_url == url
+
+
+@pytest.mark.parametrize(
+    "url", ["collector:4318", "http://collector:port/v1/traces", "http://a,b/v1", "http:///v1"]
+)
+def test_collector_is_at_one_place(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    refused("TRACES__ENDPOINT", url, monkeypatch)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "JOURNAL__DEDUPE_WINDOW",
+        "KAFKA__TIMEOUT",
+        "CLAIMS__TIMEOUT",
+        "WEBHOOK__READ_TIMEOUT",
+        "DRAIN__DELAY",
+        "DRAIN__TIMEOUT",
+    ],
+)
+@pytest.mark.parametrize(
+    "value", ["inf", "-inf", "nan", "Infinity", "1e999", "1e300", "-1", "9" * 400 + "d", "1.2.3s"]
+)
+def test_time_is_a_number_of_seconds(
+    name: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused(name, value, monkeypatch)
+
+
+@pytest.mark.parametrize(
+    "name", ["JOURNAL__DEDUPE_WINDOW", "KAFKA__TIMEOUT", "CLAIMS__TIMEOUT", "WEBHOOK__READ_TIMEOUT"]
+)
+@pytest.mark.parametrize("value", ["0", "0s", "0.0", "1e-9", "0ms"])
+def test_no_time_at_all_is_no_limit(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    refused(name, value, monkeypatch)
+
+
+@pytest.mark.parametrize(
+    "name", ["WEBHOOK__MAX_BODY_BYTES", "JOURNAL__MAX_BYTES", "JOURNAL__MAX_WAITING"]
+)
+@pytest.mark.parametrize("value", ["0", "-1", "inf", "nan", "9" * 400 + "GiB", "9" * 30, "0 B"])
+def test_size_is_a_number_of_bytes(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    refused(name, value, monkeypatch)
+
+
+@pytest.mark.parametrize("literal", ["inf", "-inf", "nan"])
+@pytest.mark.parametrize("place", ["journal.dedupe_window", "webhook.read_timeout"])
+def test_time_in_the_file_is_a_number_too(place: str, literal: str, tmp_path: Path) -> None:
+    file = tmp_path / "relay.toml"
+    file.write_text(
+        f'{place} = {literal}\n[apps.default]\nencrypt_key = "k"\n[kafka]\nbootstrap_servers = "b"'
+    )
+    with pytest.raises(SettingsError, match=f"^{place} "):
+        settings.load(file)
+
+
+@pytest.mark.parametrize("path", ["/", "..", "a\0b"])
+def test_journal_is_a_file(path: str, tmp_path: Path) -> None:
+    file = tmp_path / "relay.toml"
+    text = path.replace("\0", "\\u0000")
+    file.write_text(
+        f'journal.path = "{text}"\n[apps.default]\nencrypt_key = "k"\n'
+        '[kafka]\nbootstrap_servers = "b"'
+    )
+    with pytest.raises(SettingsError, match="must name a file"):
+        settings.load(file)
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ('{"other": "."}', "Kafka takes no topic"),
+        ('{"other": ".."}', "Kafka takes no topic"),
+        ('{"other": "a b"}', "has letters"),
+        ('{"other": "päng"}', "has letters"),
+        ('{"other": "a/b"}', "has letters"),
+        ('{"other": ""}', "has letters"),
+        ('{"other": "' + "x" * 250 + '"}', "249"),
+        ('{"im.x_v1": "__consumer_offsets"}', "Kafka's own"),
+        ('{"other": "relay_journal"}', "journal's own"),
+        ('{"dead_letter": "relay_journal"}', "journal's own"),
+        ('{"other": "relay.journal"}', "the journal topic and other"),
+        ('{"im.x_v1": "dead_letter"}', "im.x_v1 and dead_letter share"),
+        ('{"dead_letter": "other"}', "other and dead_letter share"),
+        (
+            '{"dead_letter": "helpdesk.notification"}',
+            "notification.approve_v1 and dead_letter share",
+        ),
+        ('{"im.x_v1": "helpdesk_notification"}', "differ in `.` and `_` only"),
+        ('{"im.x_v1": "dead.letter"}', "dead_letter and im.x_v1"),
+        ('{"im.x_v1": "a.b_c", "im.y_v1": "a_b.c"}', "im.x_v1 and im.y_v1"),
+    ],
+)
+def test_topics_are_what_kafka_takes_and_each_for_itself(
+    changes: str, named: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RELAY_KAFKA__TOPIC_PREFIX", "")
+    assert named in refused("KAFKA__TOPICS", changes, monkeypatch)
+
+
+def test_every_topic_that_will_not_do_has_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    changes = '{"im.x_v1": "dead_letter", "im.y_v1": "relay_journal", "im.z_v1": "a b"}'
+    found = mistakes(monkeypatch, {"RELAY_KAFKA__TOPICS": changes, "RELAY_WEBHOOK__PORT": "x"})
+    assert len(found) == 4
+
+
+@pytest.mark.parametrize("length", [249 - len("helpdesk.ticket_message") + 1, 249, 300])
+def test_prefix_counts_in_the_length_of_each_topic(
+    length: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = mistakes(monkeypatch, {"RELAY_KAFKA__TOPIC_PREFIX": "p" * length})
+    assert found
+    assert all("249" in line for line in found)
+
+
+def test_topics_may_be_shared_on_purpose(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of a ticket on one topic keeps its order."""
+    shared = '{"helpdesk.ticket_message.created_v1": "helpdesk.ticket", "im.x_v1": "other"}'
+    changes: Variables = {
+        "RELAY_KAFKA__TOPICS": shared,
+        "RELAY_KAFKA__TOPIC_PREFIX": "p" * (249 - len("helpdesk.notification")),
+    }
+    assert "im.x_v1" in load(monkeypatch, changes).kafka.topics
+
+
+def test_defaults_are_the_types_that_relay_knows() -> None:
+    assert set(topics.DEFAULTS) == {*EVENT_TYPES, topics.OTHER, topics.DEAD_LETTER}
+    assert not list(topics.mistakes("", {}))
+    assert Router("", {}).topic("helpdesk.ticket.created_v1") == "helpdesk.ticket"
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [
+        ("KAFFKA__TOPIC_PREFIX", "KAFKA__TOPIC_PREFIX"),
+        ("KAFKA__BOOTSTRAP_SERVER", "KAFKA__BOOTSTRAP_SERVERS"),
+        ("KAFKA__TOPICPREFIX", "KAFKA__TOPIC_PREFIX"),
+        ("APP__DEFAULT__ENCRYPT_KEY", "APPS__DEFAULT__ENCRYPT_KEY"),
+        ("APPS__HR__ENCRYPTKEY", "APPS__HR__ENCRYPT_KEY"),
+        ("APPS__HR___ENCRYPT_KEY", "APPS__HR__ENCRYPT_KEY"),
+        ("APPS__HR__ENCRYPT__KEY", "APPS__HR__ENCRYPT_KEY"),
+        ("WEBHOOKS__PORT", "WEBHOOK__PORT"),
+        ("WEB__HOOK__PORT", "WEBHOOK__PORT"),
+        ("JOURNAL__DEDUP_WINDOW", "JOURNAL__DEDUPE_WINDOW"),
+        ("KAFKA__SASL_PASWORD_FILE", "KAFKA__SASL_PASSWORD_FILE"),
+        ("FEISHU__URL", "FEISHU_URL"),
+        ("FEISHU_URL__X", "FEISHU_URL"),
+        ("LOG__LEVEL__X", "LOG__LEVEL"),
+    ],
+)
+@pytest.mark.parametrize("value", ["x", ""])
+def test_variable_that_sets_nothing_is_named_with_the_nearest(
+    name: str, nearest: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With `__` in it no variable is of Kubernetes' making."""
+    line = refused(name, value, monkeypatch)
+    assert line.endswith(f"there is no such setting; the nearest is RELAY_{nearest}")
+
+
+def test_name_in_the_file_that_sets_nothing_is_named_with_the_nearest(tmp_path: Path) -> None:
+    file = tmp_path / "relay.toml"
+    file.write_text(
+        '[apps.default]\nencrypt_key = "k"\n[kafka]\nbootstrap_servers = "b"\ntopicprefix = "x"\n'
+        "[jurnal]\nmax_bytes = 3\n"
+    )
+    with pytest.raises(SettingsError) as caught:
+        settings.load(file)
+    section, name = sorted(str(caught.value).splitlines())
+    assert section.endswith("there is no such setting; the nearest is RELAY_JOURNAL")
+    assert name.startswith("kafka.topicprefix (RELAY_KAFKA__TOPICPREFIX): ")
+    assert name.endswith("the nearest is RELAY_KAFKA__TOPIC_PREFIX")
+
+
+@pytest.mark.parametrize("name", ["hr__desk", "hr_", "__", "_", "a__", "__a"])
+def test_app_has_a_name_that_a_variable_can_hold(name: str, tmp_path: Path) -> None:
+    file = tmp_path / "relay.toml"
+    file.write_text(f'[apps.{name}]\nencrypt_key = "k"\n[kafka]\nbootstrap_servers = "b"\n')
+    with pytest.raises(SettingsError, match=r"no __ and no _ at its end") as caught:
+        settings.load(file)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "path"),
+    [("KAFKA__TOPIC_PREFIX", "topic_prefix"), ("CLAIMS__KEY_PREFIX", "key_prefix")],
+)
+def test_no_prefix_is_a_prefix(name: str, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Empty, and not the default."""
+    found = load(monkeypatch, {f"RELAY_{name}": ""})
+    assert getattr(getattr(found, name.split("__", maxsplit=1)[0].lower()), path) == ""
+
+
+@pytest.mark.parametrize(
+    ("section", "name", "value"),
+    [
+        ("claims", "url", "redis://valkey"),
+        ("claims", "after", "relay-0"),
+        ("apps.default", "previous_encrypt_key", SECRET),
+        ("kafka", "sasl_username", "u"),
+        ("traces", "endpoint", "http://collector:4318/v1/traces"),
+    ],
+)
+def test_empty_variable_over_a_value_of_the_file_is_refused(
+    section: str, name: str, value: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be meant to switch that off; passed over, it would not."""
+    file = tmp_path / "relay.toml"
+    parts = {"apps.default": 'encrypt_key = "k"', "kafka": 'bootstrap_servers = "b"'}
+    parts[section] = f'{parts.get(section, "")}\n{name} = "{value}"'
+    file.write_text("\n".join(f"[{head}]\n{body}" for head, body in parts.items()))
+    settings.load(file)
+    variable = "RELAY_" + "__".join([*section.split("."), name]).upper()
+    monkeypatch.setenv(variable, "")
+    with pytest.raises(SettingsError) as caught:
+        settings.load(file)
+    assert str(caught.value) == (
+        f"{section}.{name} ({variable}): is empty, but the file has a value: "
+        "unset the variable, or empty the value there"
+    )
+
+
+def test_empty_variable_is_not_set_where_empty_says_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "relay.toml"
+    file.write_text(
+        'webhook.port = 81\n[apps.a]\nencrypt_key = "k"\n[kafka]\nbootstrap_servers="b"'
+    )
+    for name in ("WEBHOOK__PORT", "KAFKA__BOOTSTRAP_SERVERS", "CLAIMS__URL", "APPS", "KAFKA"):
+        monkeypatch.setenv(f"RELAY_{name}", "")
+    assert settings.load(file).webhook.port == 81
+
+
+@pytest.mark.parametrize("name", ["APPS", "APPS__DEFAULT", "KAFKA", "KAFKA__TOPICS", "WEBHOOK"])
+@pytest.mark.parametrize("value", ["{", "[]", "text", "3", "[" * 100_000])
+def test_section_in_one_variable_is_a_json_object(
+    name: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused(name, value, monkeypatch)
+
+
+def test_section_in_one_variable_goes_below_its_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    kafka = '{"partitions": 3, "topics": {"other": "a", "im.x_v1": "x"}}'
+    found = load(
+        monkeypatch,
+        {
+            "RELAY_KAFKA": kafka,
+            "RELAY_KAFKA__PARTITIONS": "5",
+            "RELAY_KAFKA__TOPICS__OTHER": "b",
+            "RELAY_APPS__HR": '{"encrypt_key": "k"}',
+        },
+    )
+    assert (found.kafka.partitions, found.kafka.topics) == (5, {"other": "b", "im.x_v1": "x"})
+    assert sorted(found.apps) == ["default", "hr"]
+
+
+def test_all_kinds_of_mistakes_stand_in_one_message(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """None waits for the next try."""
+    empty = tmp_path / "empty"
+    empty.write_text("")
+    found = mistakes(
+        monkeypatch,
+        {
+            "RELAY_APPS__DEFAULT__APP_SECRET_FILE": str(empty),
+            "RELAY_APPS__HR__VERIFICATION_TOKEN_FILE": str(tmp_path / "nothing"),
+            "RELAY_APPS__BARE__APP_ID": "cli_a",
+            "RELAY_APPS__FAR__LONG_CONNECTION": "true",
+            "RELAY_KAFFKA__PARTITIONS": "3",
+            "RELAY_KAFKA__BOOTSTRAP_SERVERS": "kafka:port",
+            "RELAY_KAFKA__SECURITY_PROTOCOL": "SASL_SSL",
+            "RELAY_KAFKA__CERT_FILE": "cert.pem",
+            "RELAY_KAFKA__TOPICS": '{"other": "dead_letter"}',
+            "RELAY_CLAIMS__URL": f"redis://:{SECRET}#@valkey",
+            "RELAY_JOURNAL__DEDUPE_WINDOW": "inf",
+            "RELAY_WEBHOOK": "text",
+            "RELAY_FEISHU_URL": "https://a:b",
+        },
+    )
+    assert sorted(line.split(":")[0] for line in found) == [
+        str(empty),
+        str(tmp_path / "nothing"),
+        "apps.bare (RELAY_APPS__BARE)",
+        "apps.far (RELAY_APPS__FAR)",
+        "claims.url (RELAY_CLAIMS__URL)",
+        "feishu_url (RELAY_FEISHU_URL)",
+        "journal.dedupe_window (RELAY_JOURNAL__DEDUPE_WINDOW)",
+        "kaffka.partitions (RELAY_KAFFKA__PARTITIONS)",
+        "kafka (RELAY_KAFKA)",
+        "kafka (RELAY_KAFKA)",
+        "kafka.bootstrap_servers (RELAY_KAFKA__BOOTSTRAP_SERVERS)",
+        "kafka.topics (RELAY_KAFKA__TOPICS)",
+        "webhook (RELAY_WEBHOOK)",
+    ]
+
+
+def test_file_that_cannot_be_read_hides_no_mistake_of_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """But what may stand in it is not missed."""
+    file = tmp_path / "relay.toml"
+    file.write_text("[kafka\n")
+    monkeypatch.setenv("RELAY_WEBHOOK__PORT", "text")
+    monkeypatch.setenv("RELAY_APPS__DEFAULT__APP_ID", "cli_a")
+    with pytest.raises(SettingsError) as caught:
+        settings.load(file)
+    first, second = str(caught.value).splitlines()
+    assert first.startswith(f"{file}: not TOML: ")
+    assert second.startswith("webhook.port (RELAY_WEBHOOK__PORT): ")
+
+
+@pytest.mark.parametrize("command", [["serve"], ["check"], ["tail"], ["drain"], ["events", "list"]])
+def test_command_ends_with_2_and_a_line_each(
+    command: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in LEAST.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("RELAY_WEBHOOK__PORT", "text")
+    monkeypatch.setenv("RELAY_KAFFKA__X", "y")
+    monkeypatch.setattr("sys.argv", ["relay", *command])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    said = capsys.readouterr().err
+    assert ended.value.code == 2
+    assert len(said.splitlines()) == 3
+    assert SECRET not in said
