@@ -2,6 +2,8 @@
 
 import json
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -62,6 +64,18 @@ def _path(journal: Path | None, config: Path | None) -> Path:
     return journal or settings.load(config).journal.path
 
 
+@contextmanager
+def searching() -> Iterator[Callable[[float], None]]:
+    """Show on a terminal which part of the rows has been looked through."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("looking through the journal", total=1, visible=False)
+        yield lambda done: progress.update(task, completed=done, visible=True)
+
+
 @app.command("list")
 def list_events(
     outcome: Annotated[
@@ -74,7 +88,7 @@ def list_events(
     config: ConfigOption = None,
 ) -> None:
     """List events, the latest first."""
-    with journalview.opened(_path(journal, config)) as view:
+    with searching() as progress, journalview.opened(_path(journal, config), progress) as view:
         entries = view.entries(outcome, limit)
     if as_json:
         for entry in entries:

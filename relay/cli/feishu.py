@@ -4,6 +4,7 @@ import time
 from collections import Counter
 from contextlib import suppress
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import aiohttp
@@ -11,7 +12,7 @@ import typer
 import uvloop
 
 from relay import settings
-from relay.cli.events import ConfigOption
+from relay.cli.events import ConfigOption, searching
 from relay.contract import exactjson
 from relay.contract.normalize import EVENT_TYPES
 from relay.contract.rules import rfc3339
@@ -55,7 +56,7 @@ def subscriptions(app_name: AppOption = "default", config: ConfigOption = None) 
     loaded = settings.load(config)
     latest: dict[str, int] = {}
     try:
-        with journalview.opened(loaded.journal.path) as view:
+        with searching() as progress, journalview.opened(loaded.journal.path, progress) as view:
             latest = view.latest(app_name)
     except JournalError as error:
         typer.echo(f"(nothing is known of earlier events: {error})", err=True)
@@ -84,9 +85,10 @@ def backfill(
     wanted = Range(since=_instant(since), until=_instant(until) if until else _now())
     if wanted.since > wanted.until:
         raise typer.BadParameter("--since is later than --until")
+    seen = _seen(loaded.journal.path, app_name)
     with journalview.opened(loaded.journal.path) as view:
         run = _Run(view, app_name, Console(), dry_run=dry_run)
-        uvloop.run(run.all(loaded.feishu_url, app, wanted))
+        uvloop.run(run.all(loaded.feishu_url, app, wanted, seen))
 
 
 class _Run:
@@ -102,11 +104,10 @@ class _Run:
         self._found: Counter[str] = Counter()
         self._new: Counter[str] = Counter()
 
-    async def all(self, url: str, app: settings.App, wanted: Range) -> None:
+    async def all(self, url: str, app: settings.App, wanted: Range, seen: set[Mark]) -> None:
         """Read the service desk; raises FeishuError."""
         from rich.progress import Progress
 
-        seen = self._seen()
         async with aiohttp.ClientSession() as session:
             feishu = Feishu(session, url)
             source = Backfill(feishu, await _desk(feishu, app), app.app_id)
@@ -116,16 +117,6 @@ class _Run:
                     async for found in source.events(ticket, wanted):
                         self._take(found, seen)
         self._tell(len(tickets))
-
-    def _seen(self) -> set[Mark]:
-        """Read from the journal what has already come."""
-        seen = set()
-        for event_type, body in self._view.bodies(self._app, (CREATED, UPDATED, MESSAGE)):
-            with suppress(ValueError):
-                event = exactjson.loads(body).get("event")
-                if isinstance(event, dict) and (mark := mark_of(event_type, event)):
-                    seen.add(mark)
-        return seen
 
     def _take(self, found: Found, seen: set[Mark]) -> None:
         self._found[found.event_type] += 1
@@ -153,6 +144,18 @@ class _Run:
             table.add_row(event_type, str(self._found[event_type]), str(self._new[event_type]))
         self._console.print(table)
         self._console.print(f"{tickets:,} tickets read. A running relay publishes what was added.")
+
+
+def _seen(journal: Path, app: str) -> set[Mark]:
+    """Read from the journal what has already come."""
+    seen = set()
+    with searching() as progress, journalview.opened(journal, progress) as view:
+        for event_type, body in view.bodies(app, (CREATED, UPDATED, MESSAGE)):
+            with suppress(ValueError):
+                event = exactjson.loads(body).get("event")
+                if isinstance(event, dict) and (mark := mark_of(event_type, event)):
+                    seen.add(mark)
+    return seen
 
 
 def _instant(text: str) -> int:

@@ -128,7 +128,7 @@ def drain(
     logs.configure(loaded.log.level, loaded.log.format)
     path = loaded.journal.path
     left = _run(_drain(loaded, timeout))
-    with journalview.opened(path) as view:
+    with cli_events.searching() as progress, journalview.opened(path, progress) as view:
         undecided = view.undecided()
     if left:
         typer.echo(f"{path}: {left:,} events left")

@@ -8,10 +8,11 @@ import os
 import sqlite3
 import time
 import uuid
-from collections.abc import Callable
-from contextlib import closing, suppress
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
 from importlib import resources
 from pathlib import Path
+from threading import Event, Thread
 from typing import TextIO, TypeVar
 
 from relay.errors import (
@@ -44,6 +45,8 @@ _CHANGES = {
 }
 #: Seconds that the start may spend on looking for damage.
 CHECK_BUDGET = 0.3
+#: Seconds between two interruptions of a check that goes on.
+INTERRUPT_AGAIN = 0.02
 #: Seconds to wait for the lock, and between two tries.
 LOCK_PATIENCE, LOCK_LOOK = 0.5, 0.02
 #: Seconds that a writer waits for another one (`relay events replay`).
@@ -184,25 +187,62 @@ def check_header(path: Path) -> None:
 
 def check_pages(path: Path) -> None:
     """Look for damaged pages within a budget of time; a large journal is checked in part."""
-    deadline = time.monotonic() + CHECK_BUDGET
     try:
         # Read-only: a writing connection moves the log into the file when it is closed.
         with closing(connect(path, readonly=True)) as connection:
-            connection.set_progress_handler(lambda: time.monotonic() > deadline, 10_000)
-            found = [row[0] for row in connection.execute("PRAGMA quick_check(1)")]
-            page_size = int(connection.execute("PRAGMA page_size").fetchone()[0])
-            whole, rest = divmod(path.stat().st_size, page_size)
-            if rest and not _in_log(path, whole + 1, page_size):
-                found = ["its last page is cut off"]
+            found = _cut_off(path, connection) or _quick_check(connection)
     except sqlite3.DatabaseError as error:
-        found = ["ok"] if str(error) == "interrupted" else [str(error)]
-    if found != ["ok"]:
+        found = str(error)
+    if found:
         message = (
-            f"{path}: is damaged ({' '.join(found[0].split())}); nothing was changed. "
+            f"{path}: is damaged ({' '.join(found.split())}); nothing was changed. "
             f"To start empty, move it away with {path.name}-wal and {path.name}-shm; "
             "docs/operations.md says how to get its events out"
         )
         raise JournalDamagedError(message)
+
+
+def _cut_off(path: Path, connection: sqlite3.Connection) -> str:
+    page_size = int(connection.execute("PRAGMA page_size").fetchone()[0])
+    whole, rest = divmod(path.stat().st_size, page_size)
+    cut = rest and not _in_log(path, whole + 1, page_size)
+    return "its last page is cut off" if cut else ""
+
+
+def _quick_check(connection: sqlite3.Connection) -> str:
+    """Give the first thing that SQLite finds wrong, as far as it comes within the budget."""
+    try:
+        with _within(CHECK_BUDGET, connection):
+            found = str(connection.execute("PRAGMA quick_check(1)").fetchone()[0])
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode != sqlite3.SQLITE_INTERRUPT:
+            raise
+        return ""
+    return "" if found == "ok" else found
+
+
+@contextmanager
+def _within(seconds: float, connection: sqlite3.Connection) -> Iterator[None]:
+    """Break off what a connection does when its time is up.
+
+    By a thread: a check of pages is one step of SQLite's, which asks no progress handler within it.
+    And again and again: an interruption between two steps is forgotten.
+    """
+    done = Event()
+
+    def interrupt() -> None:
+        pause = max(seconds, 0)
+        while not done.wait(pause):
+            connection.interrupt()
+            pause = INTERRUPT_AGAIN
+
+    thread = Thread(target=interrupt, name="journal-check", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
 
 
 def _in_log(path: Path, page: int, page_size: int) -> bool:

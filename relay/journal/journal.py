@@ -34,6 +34,11 @@ _COLUMNS = (
     " traceparent"
 )
 _PENDING = f"SELECT {_COLUMNS} FROM events WHERE outcome IS NULL ORDER BY seq LIMIT ?"  # noqa: S608 - constants
+#: Left to itself, SQLite takes the index of event ids, and looks up every row there is.
+_BACKLOG = (
+    "SELECT app, transport, count(*) FROM events INDEXED BY events_pending"
+    " WHERE outcome IS NULL GROUP BY app, transport"
+)
 _PUBLISHED = (
     "SELECT seq, app, transport, received_at, event_id, event_type, x'', replayed, reason, origin,"
     " traceparent"
@@ -230,8 +235,7 @@ class Journal:
 
     def _count_backlog(self, connection: sqlite3.Connection) -> None:
         """Count what an earlier process has left as received, so that the account balances."""
-        sql = "SELECT app, transport, count(*) FROM events WHERE outcome IS NULL GROUP BY 1, 2"
-        for app, transport, count in connection.execute(sql):
+        for app, transport, count in connection.execute(_BACKLOG):
             self._metrics.received(app, Transport(transport), count)
             self.arrived.set()
 

@@ -4,7 +4,7 @@ It opens its own connection; what it changes is one short transaction, which the
 """
 
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -19,6 +19,10 @@ PENDING = "pending"
 #: Reasons of dead letters of which the journal has the only usable copy.
 UNDECIDED = (DeadLetterReason.TOO_LARGE, DeadLetterReason.INTERNAL_ERROR)
 
+#: Seqs that one look covers, twice as many each time: a command holds no read open for long, and
+#: tells how far it is.
+FIRST_SLICE, SLICE = 128, 16_384
+
 _ADD = (
     "INSERT INTO events (app, event_id, event_type, transport, received_at, body)"
     " VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"
@@ -30,6 +34,17 @@ _COLUMNS = (
     "seq, app, event_id, event_type, transport, received_at, coalesce(outcome, 'pending'),"
     " reason, settled_at, length(body), replayed"
 )
+_SLICE = "FROM events WHERE seq BETWEEN ? AND ?"
+#: By the name of each app in turn: the index of event ids begins with it.
+_FIND = (
+    "WITH RECURSIVE names (app) AS ("  # noqa: S608 - constants
+    "SELECT min(app) FROM events UNION ALL"
+    " SELECT (SELECT min(app) FROM events WHERE app > names.app) FROM names WHERE app IS NOT NULL"
+    f") SELECT {_COLUMNS}, body FROM names CROSS JOIN events USING (app)"
+    " WHERE event_id = ? AND app = coalesce(?, app)"
+)
+#: A plus keeps SQLite from the index, which would look up each row of the app.
+_LATEST = f"SELECT event_type, max(received_at) {_SLICE} AND +app = ? GROUP BY event_type"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,27 +68,42 @@ class Entry:
 
 
 class JournalView:
-    """The rows of a journal file, newest first."""
+    """The rows of a journal file, newest first.
 
-    def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
+    What no index finds is looked for in slices, and `progress` is told which part is done.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        connection: sqlite3.Connection,
+        progress: Callable[[float], None] = lambda _: None,
+    ) -> None:
         self._path = path
         self._connection = connection
+        self._progress = progress
 
     def entries(self, outcome: str | None, limit: int) -> list[Entry]:
         """List events, the latest first; `outcome` is `pending` or an Outcome's value."""
-        where: str = ""
+        condition = ""
         arguments: tuple[str, ...] = ()
         if outcome == PENDING:
-            where = "WHERE outcome IS NULL"
+            condition = "AND outcome IS NULL"
         elif outcome:
-            where, arguments = "WHERE outcome = ?", (outcome,)
-        sql = f"SELECT {_COLUMNS} FROM events {where} ORDER BY seq DESC LIMIT ?"  # noqa: S608 - constants
-        return [_entry(row) for row in self._connection.execute(sql, (*arguments, limit))]
+            condition, arguments = "AND outcome = ?", (outcome,)
+        # Upwards, as they lie on the disk: downwards the kernel reads nothing ahead.
+        sql = f"SELECT {_COLUMNS} {_SLICE} {condition} ORDER BY seq"
+        found: list[Entry] = []
+        for part in self._slices():
+            rows = self._connection.execute(sql, (*part, *arguments)).fetchall()
+            found += map(_entry, reversed(rows))
+            if len(found) >= limit:
+                break
+        return found[:limit]
 
     def find(self, event_id: str, app: str | None = None) -> tuple[Entry, bytes]:
         """Give an event and its body. Raises EventNotFoundError."""
-        sql = f"SELECT {_COLUMNS}, body FROM events WHERE event_id = ? AND app = coalesce(?, app)"  # noqa: S608 - constants
-        row = self._connection.execute(sql, (event_id, app)).fetchone()
+        row = self._connection.execute(_FIND, (event_id, app)).fetchone()
         if row is None:
             raise EventNotFoundError(f"the journal has no event {event_id}")
         return _entry(row[:-1]), row[-1]
@@ -81,19 +111,37 @@ class JournalView:
     def undecided(self) -> int:
         """Count the dead letters that are kept for a decision."""
         marks = ", ".join("?" * len(UNDECIDED))
-        sql = f"SELECT count(*) FROM events WHERE reason IN ({marks})"  # noqa: S608 - marks
-        return int(self._connection.execute(sql, UNDECIDED).fetchone()[0])
+        sql = f"SELECT count(*) {_SLICE} AND reason IN ({marks})"
+        counts = (self._connection.execute(sql, (*part, *UNDECIDED)) for part in self._slices())
+        return sum(int(count.fetchone()[0]) for count in counts)
 
     def latest(self, app: str) -> dict[str, int]:
         """Give when an event of each type last came, Unix time in milliseconds."""
-        sql = "SELECT event_type, max(received_at) FROM events WHERE app = ? GROUP BY event_type"
-        return dict(self._connection.execute(sql, (app,)))
+        latest: dict[str, int] = {}
+        for part in self._slices():
+            for event_type, at in self._connection.execute(_LATEST, (*part, app)):
+                latest[event_type] = max(at, latest.get(event_type, at))
+        return latest
 
     def bodies(self, app: str, event_types: Sequence[str]) -> Iterator[tuple[str, bytes]]:
         """Give type and body of the events of some types, one by one."""
         marks = ", ".join("?" * len(event_types))
-        sql = f"SELECT event_type, body FROM events WHERE app = ? AND event_type IN ({marks})"  # noqa: S608 - marks
-        yield from self._connection.execute(sql, (app, *event_types))
+        sql = f"SELECT event_type, body {_SLICE} AND +app = ? AND event_type IN ({marks})"
+        for part in self._slices():
+            yield from self._connection.execute(sql, (*part, app, *event_types))
+
+    def _slices(self) -> Iterator[tuple[int, int]]:
+        """Give the ranges of seqs that hold all rows, the latest first."""
+        first, last = self._connection.execute(
+            "SELECT (SELECT min(seq) FROM events), (SELECT max(seq) FROM events)"
+        ).fetchone()
+        high, size = last, FIRST_SLICE
+        while high is not None:
+            low, size = high - size + 1, min(size * 2, SLICE)
+            yield low, high
+            self._progress((last - max(low, first) + 1) / (last - first + 1))
+            below = "SELECT max(seq) FROM events WHERE seq < ?"
+            high = self._connection.execute(below, (low,)).fetchone()[0]
 
     def add(self, callback: Callback) -> bool:
         """Put an event behind all others, unless there is one of its id; give whether it is new."""
@@ -143,11 +191,11 @@ class JournalView:
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[JournalView]:
+def opened(path: Path, progress: Callable[[float], None] = lambda _: None) -> Iterator[JournalView]:
     """Open a journal that exists. Raises JournalError."""
     file.check_header(path)
     with closing(file.connect(path)) as connection:
-        yield JournalView(path, connection)
+        yield JournalView(path, connection, progress)
 
 
 def as_stored(entry: Entry, body: bytes) -> StoredEvent:
