@@ -15,7 +15,7 @@ from confluent_kafka import Producer
 from hypothesis import settings
 
 from tests import builds, kafka_server, needs
-from tests.kafka_server import Broker, ExternalKafka, KafkaServer
+from tests.kafka_server import OLDEST, Broker, ExternalKafka, KafkaServer
 
 # A busy machine is no failure of the code; the examples are new ones at each run.
 settings.register_profile("relay", deadline=None)
@@ -104,6 +104,21 @@ def kafka() -> Iterator[Broker]:
     need_kafka()
     with KafkaServer() as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def old_kafka() -> Iterator[Broker]:
+    """An old Kafka, of the last series before 4."""
+    need_kafka()
+    with KafkaServer(version=OLDEST) as server:
+        yield server
+
+
+@pytest.fixture(params=["kafka", "old_kafka"], ids=["newest", "oldest"])
+def any_kafka(request: pytest.FixtureRequest) -> Broker:
+    """The newest Kafka, then the oldest."""
+    broker: Broker = request.getfixturevalue(request.param)
+    return broker
 
 
 @pytest.fixture(scope="module")

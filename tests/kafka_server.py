@@ -18,9 +18,11 @@ from typing import Protocol, Self
 
 from tests.ports import free_port
 
-VERSION = "4.1.0"
+#: The newest Kafka, on which most tests run, and an old one, which a few run on too.
+NEWEST, OLDEST = "4.4.0", "3.9.2"
+#: Which one is meant where a test names none.
+USUAL = os.environ.get("RELAY_TEST_KAFKA_VERSION") or NEWEST
 MINIMUM_JAVA = 17
-ARTIFACTS = (("org.apache.kafka", "kafka_2.13", VERSION), ("org.slf4j", "slf4j-simple", "1.7.36"))
 CLUSTER_ID = "cmVsYXktdGVzdC1rYWZrYQ"
 READY_LINE = b"Kafka Server started"
 
@@ -74,9 +76,9 @@ def available() -> str | None:
     if java is None:
         return "no java: neither JAVA_HOME nor the PATH has one"
     if (version := _java_version(java)) < MINIMUM_JAVA:
-        return f"java {version} is too old: Kafka {VERSION} needs {MINIMUM_JAVA}"
-    if not _cache().is_dir() and shutil.which("mvn") is None:
-        return f"no mvn to fetch Kafka {VERSION} with"
+        return f"java {version} is too old: Kafka {USUAL} needs {MINIMUM_JAVA}"
+    if not _cache(USUAL).is_dir() and shutil.which("mvn") is None:
+        return f"no mvn to fetch Kafka {USUAL} with"
     return None
 
 
@@ -86,6 +88,7 @@ class KafkaServer:
     def __init__(
         self,
         *,
+        version: str = USUAL,
         properties: Mapping[str, str] | None = None,
         listeners: Sequence[Listener] = (),
         scram_users: Mapping[str, str] | None = None,
@@ -93,6 +96,7 @@ class KafkaServer:
         command_prefix: Sequence[str] = (),
     ) -> None:
         """Start nothing yet; `command_prefix` may pin it, as in `("taskset", "-c", "1")`."""
+        self.version = version
         self._listeners = listeners
         self.properties = dict(properties or {})
         self._scram_users = dict(scram_users or {})
@@ -135,7 +139,7 @@ class KafkaServer:
         """Format a store if this is the first start, run Kafka and wait until it serves."""
         if self._process is not None:
             raise KafkaError("It runs already.")
-        libraries = fetch()
+        libraries = fetch(self.version)
         if self._directory is None:
             self._prepare(libraries)
         printed = self._log_file.stat().st_size
@@ -283,14 +287,14 @@ _SETTINGS: Mapping[str, str] = {
 }
 
 
-def fetch() -> Path:
+def fetch(version: str = USUAL) -> Path:
     """The directory with Kafka's jars; Maven fills it the first time."""
-    if (cache := _cache()).is_dir():
+    if (cache := _cache(version)).is_dir():
         return cache
     cache.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=cache.parent) as scratch:
         project, jars = Path(scratch) / "pom.xml", Path(scratch) / "jars"
-        project.write_text(_project_file())
+        project.write_text(_project_file(version))
         maven = ["mvn", "--batch-mode", "--quiet", "--file", str(project)]
         maven += ["dependency:copy-dependencies", "-DincludeScope=runtime"]
         _run([*maven, f"-DoutputDirectory={jars}"], "Maven could not fetch Kafka")
@@ -300,11 +304,15 @@ def fetch() -> Path:
     return cache
 
 
-def _project_file() -> str:
+def _project_file(version: str) -> str:
+    artifacts = (
+        ("org.apache.kafka", "kafka_2.13", version),
+        ("org.slf4j", "slf4j-simple", "1.7.36"),
+    )
     dependencies = "".join(
         f"<dependency><groupId>{group}</groupId><artifactId>{name}</artifactId>"
-        f"<version>{version}</version></dependency>"
-        for group, name, version in ARTIFACTS
+        f"<version>{number}</version></dependency>"
+        for group, name, number in artifacts
     )
     return (
         "<project><modelVersion>4.0.0</modelVersion><groupId>relay</groupId>"
@@ -313,9 +321,9 @@ def _project_file() -> str:
     )
 
 
-def _cache() -> Path:
+def _cache(version: str) -> Path:
     home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(home) / "relay-test" / f"kafka-{VERSION}"
+    return Path(home) / "relay-test" / f"kafka-{version}"
 
 
 def _java() -> str | None:

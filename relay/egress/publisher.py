@@ -143,7 +143,7 @@ class ExactlyOncePublisher(_Session):
             if group == self._group:
                 # One that has signed in between opens its producer once more.
                 await self._find_successor()
-            place = await self._read_back(group)
+            place = await self._read_back(group, stable=True)
             self._group, self._predecessor = group, place.owner
             self._metadata = place.metadata_after(self._signature, known_seq)
             await self._sign(place.offset)
@@ -151,14 +151,15 @@ class ExactlyOncePublisher(_Session):
 
     async def _find_successor(self) -> None:
         """Raise FencedError if another has signed; an offset that has expired has no signature."""
-        place = await self._read_back(self._group)
+        # Not a stable one: it would wait for the end of a transaction that nobody may ever end.
+        place = await self._read_back(self._group, stable=False)
         if place.owner not in {self._signature, self._predecessor, ""}:
             message = "another process publishes under this journal's id; only one may"
             raise FencedError(message, place.own_from.get(self._signature))
 
-    async def _read_back(self, group: str) -> _Place:
+    async def _read_back(self, group: str, *, stable: bool) -> _Place:
         """Give the group's offset, 0 where there is none, and who has signed it."""
-        found = await offsets.read(self._settings, group, self._journal_topic)
+        found = await offsets.read(self._settings, group, self._journal_topic, stable=stable)
         return _Place.parse(found.offset, found.metadata)
 
     async def _sign(self, offset: int) -> None:

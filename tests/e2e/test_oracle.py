@@ -47,6 +47,18 @@ CRASHES = (
     "settle.before",
     "settle.after",
 )
+#: Where it matters what Kafka has committed, and tells of it.
+CRASHES_OF_KAFKA = (
+    "records.sent",
+    "offsets.sent",
+    "transaction.before",
+    "transaction.during",
+    "transaction.after",
+    "recovery.opened",
+    "transaction.after",
+    "recovery.settle",
+    "settle.before",
+)
 CRASHES_AT_LEAST_ONCE = ("commit.after", "records.queued", "records.sent", "settle.before")
 #: Where an acknowledgement over the long connection could be worth less than it says.
 CRASHES_OF_BOTH = (
@@ -104,6 +116,18 @@ async def test_exactly_once_over_kills(
         report = await fire(relay, oracle, plan(CRASHES, KILLS, rng), rng)
     say(f"{KILLS} kills: {report}; answers {dict(oracle.answers)}, p99 {oracle.p99:.3f} s")
     assert report.acknowledged > 100 * min(KILLS, 20)
+    assert not report.faults(), report.faults()
+
+
+@pytest.mark.timeout(120 + 15 * len(CRASHES_OF_KAFKA))
+async def test_exactly_once_over_kills_on_an_old_kafka(
+    old_kafka: Broker, tmp_path: Path, topic_prefix: str, say: Say
+) -> None:
+    """Which answers a commit before the offset in it can be read."""
+    rng = random.Random(KILLS)
+    async with Relay(tmp_path, old_kafka.bootstrap, topic_prefix) as relay:
+        report = await fire(relay, Oracle(relay.url), list(CRASHES_OF_KAFKA), rng)
+    say(f"{len(CRASHES_OF_KAFKA)} kills: {report}")
     assert not report.faults(), report.faults()
 
 

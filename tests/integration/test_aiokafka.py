@@ -24,9 +24,9 @@ from tests.kafka_server import Broker
 
 
 @pytest.fixture
-def settings(kafka: Broker, topic_prefix: str) -> Kafka:
+def settings(any_kafka: Broker, topic_prefix: str) -> Kafka:
     return Kafka.model_validate(
-        {"bootstrap_servers": kafka.bootstrap, "topic_prefix": topic_prefix, "timeout": 15}
+        {"bootstrap_servers": any_kafka.bootstrap, "topic_prefix": topic_prefix, "timeout": 15}
     )
 
 
@@ -92,23 +92,29 @@ async def test_discard_ends_a_producer_in_the_midst_of_a_transaction(
     await again.commit()
     await again.discard()
     assert _closed(again)
-    found = await offsets.read(settings, group, place)
+    found = await offsets.read(settings, group, place, stable=True)
     assert (found.offset, found.metadata) == (9, "whole")
     del producer, again
 
 
+@pytest.mark.parametrize("last", ["records", "offset"])
 async def test_end_of_a_fenced_producer_is_noticed_once(
-    settings: Kafka, complaints: list[dict[str, Any]]
+    last: str, settings: Kafka, complaints: list[dict[str, Any]]
 ) -> None:
-    """By who sends; the transaction's own future, which nobody has, complains to nobody."""
+    """By who sends; the futures inside, which nobody waits for, complain to nobody."""
     asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
     group, place = f"relay-{uuid.uuid4()}", topics.journal_topic(settings)
     earlier = await _started(settings, group)
     await earlier.begin()
     later = await _started(settings, group)
-    with pytest.raises(ProducerOustedError):
-        async with translated():
-            await earlier.carry_offset(group, place, 1)
+    if last == "records":
+        (delivery,) = await earlier.send(_one(f"{settings.topic_prefix}t"))
+        assert isinstance(delivery.error, errors.ProducerFenced)
+        del delivery
+    else:
+        with pytest.raises(ProducerOustedError):
+            async with translated():
+                await earlier.carry_offset(group, place, 1)
     for producer in (earlier, later):
         await producer.discard()
         assert _closed(producer)
@@ -118,5 +124,37 @@ async def test_end_of_a_fenced_producer_is_noticed_once(
 async def test_group_that_kafka_has_never_heard_of_has_no_offset(settings: Kafka) -> None:
     """Which is told from a coordinator that does not answer."""
     await topics.ensure(settings, [])
-    found = await offsets.read(settings, f"relay-{uuid.uuid4()}", topics.journal_topic(settings))
+    place = topics.journal_topic(settings)
+    found = await offsets.read(settings, f"relay-{uuid.uuid4()}", place, stable=True)
     assert (found.offset, found.metadata) == (-1, "")
+
+
+async def test_stable_offset_waits_for_the_end_of_its_transaction(settings: Kafka) -> None:
+    """However long that takes; the last one that is applied is told at once, as before."""
+    group, place = f"relay-{uuid.uuid4()}", topics.journal_topic(settings)
+    producer = await _started(settings, group)
+    for offset in (3, 5):
+        await producer.begin()
+        await producer.carry_offset(group, place, offset, f"at {offset}")
+        question = asyncio.create_task(offsets.read(settings, group, place, stable=True))
+        before = await offsets.read(settings, group, place, stable=False)
+        assert (before.offset, before.metadata) == ((-1, "") if offset == 3 else (3, "at 3"))
+        done, _ = await asyncio.wait([question], timeout=0.3)
+        assert not done
+        await producer.commit()
+        found = await question
+        assert (found.offset, found.metadata) == (offset, f"at {offset}")
+    await producer.discard()
+
+
+async def test_offset_right_after_its_commit_is_the_one_committed(settings: Kafka) -> None:
+    """Before Kafka 4.0 it is applied after the commit was answered; the promise rests on it."""
+    group, place = f"relay-{uuid.uuid4()}", topics.journal_topic(settings)
+    producer = await _started(settings, group)
+    for offset in range(1, 60):
+        await producer.begin()
+        await producer.carry_offset(group, place, offset)
+        await producer.commit()
+        found = await offsets.read(settings, group, place, stable=True)
+        assert found.offset == offset
+    await producer.discard()

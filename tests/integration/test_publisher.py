@@ -16,7 +16,7 @@ from aiokafka.partitioner import DefaultPartitioner
 from pydantic import SecretStr
 
 from relay.egress import publisher as publisher_module
-from relay.egress.kafka import faults, topics
+from relay.egress.kafka import faults, offsets, topics
 from relay.egress.kafka import producer as producer_module
 from relay.egress.kafka.client import admin_client
 from relay.egress.publisher import AtLeastOncePublisher, ExactlyOncePublisher, Publisher
@@ -146,6 +146,7 @@ PLACES = [
     "embedded, at least once",
     "real, exactly once",
     "real, at least once",
+    "old, exactly once",
 ]
 
 
@@ -158,7 +159,7 @@ def place(request: pytest.FixtureRequest, topic_prefix: str) -> Place:
     if broker == "embedded":
         bootstrap = request.getfixturevalue("embedded_kafka")
         return broker_place(bootstrap, topic_prefix, kind, real=False)
-    kafka: Broker = request.getfixturevalue("kafka")
+    kafka: Broker = request.getfixturevalue("old_kafka" if broker == "old" else "kafka")
     return broker_place(kafka.bootstrap, topic_prefix, kind, real=True)
 
 
@@ -580,24 +581,6 @@ async def test_broker_that_hangs_up_after_its_greeting_is_transient(embedded_kaf
     await server.wait_closed()
 
 
-async def test_coordinator_that_does_not_tell_is_no_zero(
-    embedded_kafka: str, topic_prefix: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The client leaves the partition out where the group's answer is an error."""
-
-    async def nothing(*_: object, **__: object) -> dict[TopicPartition, object]:
-        return {}
-
-    publisher = ExactlyOncePublisher(options(embedded_kafka, topic_prefix), [f"{topic_prefix}a"])
-    with monkeypatch.context() as patched:
-        patched.setattr(AIOKafkaAdminClient, "list_consumer_group_offsets", nothing)
-        with pytest.raises(KafkaUnavailableError, match="coordinator did not answer"):
-            await publisher.open("j")
-    await publisher.close()
-    assert await opened(publisher, "j") == 0
-    await publisher.close()
-
-
 async def test_broker_that_hangs_is_transient(unused_tcp_port_factory: Callable[[], int]) -> None:
     """It accepts the connection and says nothing."""
     port = unused_tcp_port_factory()
@@ -776,14 +759,16 @@ async def test_offset_that_is_not_told_is_a_failure(
 ) -> None:
     """It must never be taken for `nothing is settled`."""
 
-    async def silent(*_: object, **__: object) -> dict[object, object]:
-        await asyncio.sleep(0)
-        return {}
+    def silent(_: object) -> None:
+        raise KafkaUnavailableError("the group's coordinator did not answer")
 
-    monkeypatch.setattr(AIOKafkaAdminClient, "list_consumer_group_offsets", silent)
     publisher = ExactlyOncePublisher(options(embedded_kafka, topic_prefix), [f"{topic_prefix}a"])
-    with pytest.raises(KafkaUnavailableError, match="coordinator did not answer"):
-        await publisher.open("j")
+    with monkeypatch.context() as patched:
+        patched.setattr(offsets, "told", silent)
+        with pytest.raises(KafkaUnavailableError, match="coordinator did not answer"):
+            await publisher.open("j")
+    await publisher.close()
+    assert await opened(publisher, "j") == 0
     await publisher.close()
 
 

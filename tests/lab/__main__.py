@@ -17,6 +17,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from tests.kafka_server import USUAL
 from tests.lab.ground import Ground
 from tests.lab.run import REPLICAS, run_seed
 from tests.lab.world import Verdict
@@ -35,12 +36,13 @@ def main() -> int:
     parser.add_argument("--first", type=int, default=1, help="the first one")
     parser.add_argument("--seconds", type=float, default=60, help="of faults for each seed")
     parser.add_argument("--brokers", type=int, choices=(1, 3), default=3)
+    parser.add_argument("--kafka", default=USUAL, help="the version, as 3.9.2")
     parser.add_argument("--timeline", action="store_true", help="print what happened in each seed")
     options = parser.parse_args()
     console = Console(width=None if sys.stdout.isatty() else WIDE)
     verdicts: list[Verdict] = []
     failed: list[int] = []
-    with Ground(options.brokers, REPLICAS) as ground:
+    with Ground(options.brokers, REPLICAS, options.kafka) as ground:
         for seed in range(options.first, options.first + options.seeds):
             verdict = _one(seed, ground, options.seconds, console)
             if verdict is None or verdict.wrong():

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
-from tests.kafka_server import KafkaServer, Listener
+from tests.kafka_server import USUAL, KafkaServer, Listener
 from tests.lab.proxy import Proxy
 from tests.ports import free_port
 
@@ -31,17 +31,18 @@ class Door:
 class Ground:
     """One broker or three."""
 
-    def __init__(self, brokers: int, replicas: int) -> None:
+    def __init__(self, brokers: int, replicas: int, version: str = USUAL) -> None:
         self._doors = [
             [Door(free_port(), f"LAB{replica}") for replica in range(replicas)]
             for _ in range(brokers)
         ]
         self.brokers = [
             KafkaServer(
+                version=version,
                 listeners=[
                     Listener(name=door.listener, protocol="PLAINTEXT", advertised_port=door.port)
                     for door in doors
-                ]
+                ],
             )
             for doors in self._doors
         ]

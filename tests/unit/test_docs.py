@@ -32,6 +32,7 @@ OTHER_VARIABLES = {
     "RELAY_CONFIG",
     "RELAY_SECRETS_DIR",
     "RELAY_TEST_KAFKA",
+    "RELAY_TEST_KAFKA_VERSION",
     "RELAY_SOAK_KILLS",
 }
 #: Variables that the docs show as mistakes.

@@ -1,7 +1,7 @@
 """How relay connects to Kafka: the options of every client, TLS, and why a connection fails."""
 
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
@@ -15,6 +15,10 @@ from relay.settings import Kafka
 
 #: Milliseconds for a first answer of a broker.
 CONNECT_TIMEOUT = 5000
+#: The oldest Kafka that tells a stable offset, and the version of the request that shows it.
+LEAST_VERSION = "2.5"
+OFFSET_FETCH, _OFFSET_FETCH_VERSION = 9, 7
+_CREATE_TOPICS = 19
 
 
 def client_options(settings: Kafka) -> dict[str, Any]:
@@ -50,6 +54,15 @@ def _ssl_context(settings: Kafka) -> ssl.SSLContext:
         message = f"the TLS files {', '.join(names)} cannot be used: {describe(error)}"
         raise KafkaRefusedError(message) from error
     return context
+
+
+def too_old(versions: Mapping[int, tuple[int, int]]) -> bool:
+    """Whether a broker with these versions of requests is older than LEAST_VERSION.
+
+    librdkafka's mock cluster is not: it is known by the missing CreateTopics.
+    """
+    _, newest = versions.get(OFFSET_FETCH, (0, 0))
+    return newest < _OFFSET_FETCH_VERSION and _CREATE_TOPICS in versions
 
 
 @asynccontextmanager

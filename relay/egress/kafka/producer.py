@@ -10,6 +10,7 @@ from collections.abc import AsyncIterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import chain
 from typing import Any, Self
 
 from aiokafka import AIOKafkaProducer, TopicPartition
@@ -121,6 +122,7 @@ class Producer:
         async def send(target: tuple[str, int], batch: _Batch) -> None:
             topic, partition = target
             future = await producer.send_batch(batch.builder, topic, partition=partition)
+            future.add_done_callback(_notice)
             sent.append((future, batch.positions))
 
         partitions: dict[str, int] = {}
@@ -172,11 +174,20 @@ def _now() -> int:
 
 
 def _forget_failure(producer: AIOKafkaProducer) -> None:
-    """Take notice of the error that a transaction nobody waits for any more has ended with."""
-    transactions = producer._txn_manager  # it is never given out
-    waiter = transactions and transactions._transaction_waiter
-    if waiter and waiter.done() and not waiter.cancelled():
-        waiter.exception()
+    """Take notice of the errors with which a transaction and batches have ended inside aiokafka."""
+    transactions = producer._txn_manager
+    if transactions and (waiter := transactions._transaction_waiter):
+        _notice(waiter)
+    unsent = producer._message_accumulator
+    for batch in chain(*unsent._batches.values(), unsent._pending_batches):
+        _notice(batch.future)
+        _notice(batch._drain_waiter)
+
+
+def _notice(future: asyncio.Future[Any]) -> None:
+    """Look at a future's error, so that the loop does not complain that nobody has."""
+    if future.done() and not future.cancelled():
+        future.exception()
 
 
 @lru_cache(maxsize=4096)

@@ -5,8 +5,9 @@ from collections.abc import Iterable
 from aiokafka import errors
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+from aiokafka.protocol.admin import ApiVersionRequest
 
-from relay.egress.kafka.client import admin_client
+from relay.egress.kafka.client import LEAST_VERSION, admin_client, too_old
 from relay.errors import KafkaRefusedError
 from relay.settings import Kafka
 from relay.settings.topics import JOURNAL
@@ -18,9 +19,15 @@ def journal_topic(settings: Kafka) -> str:
 
 
 async def count_brokers(settings: Kafka) -> int:
-    """Ask how many brokers the cluster has."""
+    """Ask each of the cluster's brokers what it is; KafkaRefusedError if one is too old."""
     async with admin_client(settings) as admin:
-        return len((await admin.describe_cluster())["brokers"])
+        brokers = (await admin.describe_cluster())["brokers"]
+        for broker in brokers:
+            answer = await admin._send_request(ApiVersionRequest(), broker["node_id"])
+            if too_old({key: (least, most) for key, least, most in answer.api_versions}):
+                where = f"{broker['host']}:{broker['port']}"
+                raise KafkaRefusedError(f"the broker {where} is older than Kafka {LEAST_VERSION}")
+    return len(brokers)
 
 
 async def absent(settings: Kafka, topics: Iterable[str]) -> list[str]:
