@@ -15,7 +15,7 @@ from rich.live import Live
 from rich.rule import Rule
 from rich.text import Text
 
-from relay.observe.metrics import Account
+from relay.observe.account import Account
 from relay.simulator.run import phrase
 from relay.simulator.sender import NO_ANSWER, Answer, Kind, Summary
 from relay.tail import (

@@ -318,7 +318,7 @@ class Dispatcher:
         await self._journal.settle(settlements, now)
         if self._spans:
             self._spans.settled(batch, settlements, now)
-        self._metrics.settled(Counter(settlement.outcome for settlement in settlements))
+        self._metrics.ledger.settled(Counter(settlement.outcome for settlement in settlements))
         for event in batch:
             if not event.replayed:
                 self._metrics.end_to_end_seconds.observe((now - event.received_at) / 1000)

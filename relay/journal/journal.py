@@ -236,7 +236,7 @@ class Journal:
     def _count_backlog(self, connection: sqlite3.Connection) -> None:
         """Count what an earlier process has left as received, so that the account balances."""
         for app, transport, count in connection.execute(_BACKLOG):
-            self._metrics.received(app, Transport(transport), count)
+            self._metrics.ledger.received(app, Transport(transport), count)
             self.arrived.set()
 
     def _count_replays(self, events: Sequence[StoredEvent]) -> None:
@@ -245,7 +245,7 @@ class Journal:
             foreign = event.replayed or event.origin or event.transport is Transport.BACKFILL
             if foreign and event.seq > self._counted_seq:
                 self._counted_seq = event.seq
-                self._metrics.received(event.app, event.transport)
+                self._metrics.ledger.received(event.app, event.transport)
 
     def _count(self, commit: Commit) -> None:
         counts: dict[tuple[str, Transport, bool], int] = {}
@@ -255,9 +255,9 @@ class Journal:
             counts[key] = counts.get(key, 0) + 1
         for (app, transport, duplicate), count in counts.items():
             if duplicate:
-                self._metrics.repeated(app, transport, count)
+                self._metrics.ledger.repeated(app, transport, count)
             else:
-                self._metrics.received(app, transport, count)
+                self._metrics.ledger.received(app, transport, count)
                 self.arrived.set()
 
 

@@ -1,7 +1,6 @@
 """Every metric, declared once. Reads nothing: the flow reports to it."""
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable
 
 from prometheus_client import (
     CollectorRegistry,
@@ -13,7 +12,8 @@ from prometheus_client import (
 )
 
 from relay.errors import RejectReason
-from relay.events import IgnoredReason, LostReason, Outcome, Transport
+from relay.events import IgnoredReason, LostReason
+from relay.observe.account import Account, Ledger
 
 #: Seconds; from one commit on a fast disk to Feishu's limit of 3 s.
 ACK_BUCKETS = (0.001, 0.002, 0.003, 0.005, 0.008, 0.015, 0.03, 0.06, 0.1, 0.25, 0.5, 1, 3)
@@ -21,58 +21,18 @@ ACK_BUCKETS = (0.001, 0.002, 0.003, 0.005, 0.008, 0.015, 0.03, 0.06, 0.1, 0.25, 
 FLOW_BUCKETS = (0.01, 0.02, 0.03, 0.05, 0.1, 0.25, 0.5, 1, 3, 10, 60, 600, 3600, 86400)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Account:
-    """The promise in numbers: received = published + duplicate + dead_letter + pending."""
-
-    received: int
-    published: int
-    duplicate: int
-    dead_letter: int
-    pending: int
-
-
-@dataclass(slots=True)
-class _Totals:
-    received: int = 0
-    pending: int = 0
-    settled: dict[Outcome, int] = field(
-        default_factory=lambda: dict.fromkeys(
-            (Outcome.PUBLISHED, Outcome.DUPLICATE, Outcome.DEAD_LETTER), 0
-        )
-    )
-
-
 class Metrics:
-    """The counters of one process; `received`, `settled` and `pending` move together."""
+    """The counters of one process."""
 
     def __init__(self) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call]  # the library lacks it
         self.registry = registry = CollectorRegistry()
-        self._totals = _Totals()
-        self._received = Counter(
-            "relay_received",
-            "Events accepted or recognized as repeats, and the backlog found at start.",
-            ["app", "transport"],
-            registry=registry,
-        )
+        self.ledger = Ledger()
+        registry.register(self.ledger)
         self._rejected = Counter(
             "relay_rejected",
             "Requests refused; nothing of them is stored.",
             ["app", "reason"],
-            registry=registry,
-        )
-        self._settled = Counter(
-            "relay_settled",
-            "Events that came to their end, by how.",
-            ["outcome"],
-            registry=registry,
-        )
-        for outcome in self._totals.settled:
-            self._settled.labels(outcome)
-        self._pending = Gauge(
-            "relay_pending_events",
-            "Events on disk that Kafka does not have yet.",
             registry=registry,
         )
         self.oldest_pending_seconds = Gauge(
@@ -163,28 +123,6 @@ class Metrics:
             registry=registry,
         )
 
-    def received(self, app: str, transport: Transport, count: int = 1) -> None:
-        """Count events that are now pending."""
-        self._totals.received += count
-        self._totals.pending += count
-        self._received.labels(app, transport).inc(count)
-        self._pending.inc(count)
-
-    def repeated(self, app: str, transport: Transport, count: int = 1) -> None:
-        """Count deliveries that never became a row: received and settled in one."""
-        self._totals.received += count
-        self._totals.settled[Outcome.DUPLICATE] += count
-        self._received.labels(app, transport).inc(count)
-        self._settled.labels(Outcome.DUPLICATE).inc(count)
-
-    def settled(self, counts: Mapping[Outcome, int]) -> None:
-        """Count pending events that have come to their end."""
-        for outcome, count in counts.items():
-            self._totals.settled[outcome] += count
-            self._totals.pending -= count
-            self._settled.labels(outcome).inc(count)
-            self._pending.dec(count)
-
     def rejected(self, app: str, reason: RejectReason) -> None:
         """Count a refused request."""
         self._rejected.labels(app, reason).inc()
@@ -214,14 +152,7 @@ class Metrics:
 
     def account(self) -> Account:
         """Give the totals at this moment; they always balance."""
-        settled = self._totals.settled
-        return Account(
-            received=self._totals.received,
-            published=settled[Outcome.PUBLISHED],
-            duplicate=settled[Outcome.DUPLICATE],
-            dead_letter=settled[Outcome.DEAD_LETTER],
-            pending=self._totals.pending,
-        )
+        return self.ledger.account()
 
     def exposition(self) -> bytes:
         """Render all metrics in Prometheus' text format."""

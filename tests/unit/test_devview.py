@@ -7,7 +7,7 @@ from dataclasses import replace
 from rich.console import Console
 
 from relay.dev.view import Board, Lines, Places, Screen, _Frame, render_answer
-from relay.observe.metrics import Account
+from relay.observe.account import Account
 from relay.simulator.sender import EXPECTED, NO_ANSWER, Answer, Kind
 from relay.tail import Seen
 

@@ -16,7 +16,8 @@ from relay.errors import FencedError, KafkaRefusedError, KafkaUnavailableError
 from relay.events import DeadLetterReason, Outcome, Record
 from relay.journal import file
 from relay.journal.journal import Journal
-from relay.observe.metrics import Account, Metrics
+from relay.observe.account import Account
+from relay.observe.metrics import Metrics
 from tests.fakes import MemoryKafka, MemoryPublisher, as_json, event, journal_at, payload, until
 
 ROUTER = Router("feishu.", {})

@@ -14,7 +14,8 @@ from relay.egress.dispatcher import Dispatcher
 from relay.errors import ClaimsUnavailableError, FencedError, KafkaUnavailableError
 from relay.events import StoredEvent, Verdict
 from relay.journal.journal import Journal
-from relay.observe.metrics import Account, Metrics
+from relay.observe.account import Account
+from relay.observe.metrics import Metrics
 from tests.fakes import MemoryKafka, MemoryPublisher, event, journal_at, until
 from tests.unit.test_dispatcher import endings, published
 

@@ -32,7 +32,8 @@ from relay.journal import file as journalfile
 from relay.journal import journal as journal_module
 from relay.journal import writer as journalwriter
 from relay.journal.journal import Journal
-from relay.observe.metrics import Account, Metrics
+from relay.observe.account import Account
+from relay.observe.metrics import Metrics
 from tests.fakes import event, journal_at, until
 
 NOW = 1_767_323_045_678
@@ -364,7 +365,7 @@ async def test_full_journal_refuses_and_goes_on_by_itself(path: Path) -> None:
         assert not await journal.probe()
         assert taken == await ids(journal)
         count = await settle_all(journal, at=int(time.time() * 1000))
-        metrics.settled({Outcome.PUBLISHED: count})
+        metrics.ledger.settled({Outcome.PUBLISHED: count})
         await until(lambda: not journal._full and not journal._writer._untidy)
         assert await journal.probe()
         assert await journal.add(event(taken[0], body)) is Outcome.DUPLICATE
@@ -752,7 +753,7 @@ async def test_account_balances_whatever_happens(path: Path) -> None:
             assert len(refused_ones) == 10
             (first, *_) = await journal.pending(1, 1)
             await journal.settle([Settlement(seq=first.seq, outcome=Outcome.PUBLISHED)], NOW)
-            metrics.settled({Outcome.PUBLISHED: 1})
+            metrics.ledger.settled({Outcome.PUBLISHED: 1})
             account = metrics.account()
             settled = account.published + account.duplicate + account.dead_letter
             assert account.received == settled + account.pending

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from relay.errors import RejectReason
 from relay.events import Outcome, Transport
-from relay.observe.metrics import Account, Metrics
+from relay.observe.account import Account
+from relay.observe.metrics import Metrics
 
 NAMES = {
     "relay_received_total",
@@ -61,9 +62,9 @@ def test_every_way_to_end_is_exposed_at_zero() -> None:
 
 def test_an_event_moves_from_pending_to_its_end() -> None:
     metrics = Metrics()
-    metrics.received("default", Transport.WEBHOOK, 3)
-    metrics.repeated("default", Transport.LONG_CONNECTION, 2)
-    metrics.settled({Outcome.PUBLISHED: 1, Outcome.DEAD_LETTER: 1})
+    metrics.ledger.received("default", Transport.WEBHOOK, 3)
+    metrics.ledger.repeated("default", Transport.LONG_CONNECTION, 2)
+    metrics.ledger.settled({Outcome.PUBLISHED: 1, Outcome.DEAD_LETTER: 1})
     expected = Account(received=5, published=1, duplicate=2, dead_letter=1, pending=1)
     assert expected == metrics.account()
     found = samples(metrics)
@@ -83,7 +84,7 @@ def test_a_refusal_is_counted_by_its_reason() -> None:
 def test_two_processes_parts_do_not_share_counters() -> None:
     """No global registry."""
     one, other = Metrics(), Metrics()
-    one.received("default", Transport.WEBHOOK)
+    one.ledger.received("default", Transport.WEBHOOK)
     assert (one.account().received, other.account().received) == (1, 0)
 
 
@@ -100,11 +101,11 @@ def test_account_balances_after_every_step(steps: list[tuple[str, int]]) -> None
     metrics = Metrics()
     for step, count in steps:
         if step == "received":
-            metrics.received("a", Transport.WEBHOOK, count)
+            metrics.ledger.received("a", Transport.WEBHOOK, count)
         elif step == "repeated":
-            metrics.repeated("b", Transport.LONG_CONNECTION, count)
+            metrics.ledger.repeated("b", Transport.LONG_CONNECTION, count)
         elif step in {Outcome.PUBLISHED, Outcome.DUPLICATE, Outcome.DEAD_LETTER}:
-            metrics.settled({Outcome(step): count})
+            metrics.ledger.settled({Outcome(step): count})
         account, found = metrics.account(), samples(metrics)
         settled = account.published + account.duplicate + account.dead_letter
         assert account.received == settled + account.pending
