@@ -4,9 +4,7 @@ Joins no consumer group, commits no offset and creates no topic: it leaves no tr
 """
 
 import asyncio
-import json
 import time
-import unicodedata
 from base64 import b64encode
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing, suppress
@@ -24,6 +22,7 @@ from rich.console import Console
 from rich.text import Text
 
 from relay.contract import exactjson
+from relay.contract.printable import escaped, printable
 from relay.errors import KafkaUnavailableError
 
 #: Seconds between two looks for topics and partitions that were not there before.
@@ -280,25 +279,7 @@ def as_line(record: Seen) -> str:
             line["value"] = (record.value or b"").decode()
         except UnicodeDecodeError:
             line["value_base64"] = b64encode(record.value or b"").decode()
-    return _escaped(exactjson.dumps(line).decode())
-
-
-def _escaped(text: str) -> str:
-    """Escape what JSON allows to stand raw but a terminal would obey; the meaning stays."""
-    return "".join(json.dumps(char)[1:-1] if _drives(char) else char for char in text).replace(
-        "\x7f", "\\u007f"
-    )
-
-
-def printable(text: str | bytes) -> str:
-    """Make customers' text safe for a terminal: no control, format or line-breaking characters."""
-    if isinstance(text, bytes):
-        text = text.decode(errors="replace")
-    return "".join(" " if _drives(char) else char for char in text)
-
-
-def _drives(char: str) -> bool:
-    return unicodedata.category(char) in ("Cc", "Cf", "Cs", "Zl", "Zp")
+    return escaped(exactjson.dumps(line).decode())
 
 
 def column(text: str, width: int) -> str:

@@ -1,20 +1,21 @@
 """`relay events`: list, show, replay and discard what a journal holds."""
 
-import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import orjson
 import typer
 import uvloop
 
 from relay import settings
+from relay.cli.say import document, say
 from relay.contract import exactjson
 from relay.contract.normalize import Router, normalize
+from relay.contract.printable import printable
 from relay.contract.rules import rfc3339
 from relay.egress.kafka.faults import describe
 from relay.errors import JournalError
@@ -92,7 +93,7 @@ def list_events(
         entries = view.entries(outcome, limit)
     if as_json:
         for entry in entries:
-            typer.echo(orjson.dumps(entry).decode())
+            document(asdict(entry))
         return
     from rich.console import Console
 
@@ -103,8 +104,6 @@ def list_events(
 def _table(entries: list[journalview.Entry]) -> "Table":
     from rich.table import Table
     from rich.text import Text
-
-    from relay.tail import printable
 
     table = Table(box=None, header_style="bold", pad_edge=False)
     table.add_column("received", no_wrap=True, min_width=19)
@@ -117,10 +116,10 @@ def _table(entries: list[journalview.Entry]) -> "Table":
         ending = f"{entry.outcome}: {entry.reason}" if entry.reason else entry.outcome
         table.add_row(
             rfc3339(entry.received_at)[:19].replace("T", " "),
-            printable(entry.event_id),
-            Text(ending, style=_STYLES.get(entry.outcome, "")),
-            printable(entry.event_type) or "-",
-            entry.app,
+            Text(printable(entry.event_id)),
+            Text(printable(ending), style=_STYLES.get(entry.outcome, "")),
+            Text(printable(entry.event_type) or "-"),
+            Text(printable(entry.app)),
             str(entry.size),
         )
     return table
@@ -137,8 +136,6 @@ def show(
     config: ConfigOption = None,
 ) -> None:
     """Show one event with its body as Feishu sent it (customers' text included)."""
-    from relay.tail import printable
-
     with journalview.opened(_path(journal, config)) as view:
         entry, body = view.find(event_id, app_name)
     shown = {
@@ -152,8 +149,7 @@ def show(
     }
     if record and body:
         shown["record"] = _record(journalview.as_stored(entry, body), journal, config)
-    for line in json.dumps(shown, indent=2, ensure_ascii=False).splitlines():
-        typer.echo(printable(line))
+    document(shown, indent=2)
 
 
 @app.command()
@@ -167,7 +163,7 @@ def replay(
     with journalview.opened(_path(journal, config)) as view:
         for event_id in event_ids:
             view.replay(event_id, app_name)
-            typer.echo(f"{event_id}: pending again; a running relay publishes it within a second")
+            say(f"{event_id}: pending again; a running relay publishes it within a second")
 
 
 @app.command()
@@ -181,7 +177,7 @@ def discard(
     with journalview.opened(_path(journal, config)) as view:
         for event_id in event_ids:
             view.discard(event_id, app_name)
-            typer.echo(f"{event_id}: goes when the dedupe window has passed")
+            say(f"{event_id}: goes when the dedupe window has passed")
 
 
 @app.command()
@@ -198,7 +194,7 @@ def export(
         raise JournalError(f"{loaded.journal.path}: there is no such journal")
     logs.configure(loaded.log.level, loaded.log.format)
     count = uvloop.run(Relay(loaded).export(file))
-    typer.echo(f"{file}: {count:,} events; they are no longer in the journal's care")
+    say(f"{file}: {count:,} events; they are no longer in the journal's care")
 
 
 @app.command("import")
@@ -210,9 +206,9 @@ def import_events(
     """Put another replica's pending events into this journal; a second time adds none."""
     path = _path(journal, config)
     taken = handover.read(file, path)
-    typer.echo(f"{path}: {taken.added:,} events added, {taken.known:,} known already")
+    say(f"{path}: {taken.added:,} events added, {taken.known:,} known already")
     if taken.open:
-        typer.echo(
+        say(
             f"{taken.open:,} are pending here too, and may be left to the lost replica: keep the"
             " file, and import it again when relay has settled them"
         )

@@ -13,8 +13,10 @@ import uvloop
 
 from relay import settings
 from relay.cli.events import ConfigOption, searching
+from relay.cli.say import note, say
 from relay.contract import exactjson
 from relay.contract.normalize import EVENT_TYPES
+from relay.contract.printable import printable
 from relay.contract.rules import rfc3339
 from relay.errors import FeishuRefusedError, JournalError
 from relay.events import Callback, Transport
@@ -37,7 +39,7 @@ def subscribe(
 ) -> None:
     """Ask Feishu to send the service desk's events to the app."""
     types = _change(app_name, event, config, subscribe=True)
-    typer.echo("Subscribed: " + ", ".join(types))
+    say("Subscribed: " + ", ".join(types))
 
 
 def unsubscribe(
@@ -45,13 +47,14 @@ def unsubscribe(
 ) -> None:
     """Ask Feishu to send them no more."""
     types = _change(app_name, event, config, subscribe=False)
-    typer.echo("No longer subscribed: " + ", ".join(types))
+    say("No longer subscribed: " + ", ".join(types))
 
 
 def subscriptions(app_name: AppOption = "default", config: ConfigOption = None) -> None:
     """Show when an event of each type has last come; Feishu itself gives no list."""
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     loaded = settings.load(config)
     latest: dict[str, int] = {}
@@ -59,13 +62,15 @@ def subscriptions(app_name: AppOption = "default", config: ConfigOption = None) 
         with searching() as progress, journalview.opened(loaded.journal.path, progress) as view:
             latest = view.latest(app_name)
     except JournalError as error:
-        typer.echo(f"(nothing is known of earlier events: {error})", err=True)
+        note(f"(nothing is known of earlier events: {error})")
     table = Table("event type", "last received", box=None, pad_edge=False, header_style="bold")
     for event_type in sorted({*EVENT_TYPES, *latest}):
         at = latest.get(event_type)
-        table.add_row(event_type, rfc3339(at) if at else "never, within the dedupe window")
+        table.add_row(
+            Text(printable(event_type)), rfc3339(at) if at else "never, within the dedupe window"
+        )
     Console().print(table)
-    typer.echo("Feishu has no call that lists subscriptions; subscribing twice does no harm.")
+    say("Feishu has no call that lists subscriptions; subscribing twice does no harm.")
 
 
 def backfill(

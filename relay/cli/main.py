@@ -9,7 +9,6 @@ if os.getpid() == 1:
     signal.signal(signal.SIGTERM, lambda number, _: os._exit(128 + number))
 
 import asyncio
-import json
 import sys
 from collections.abc import Coroutine
 from pathlib import Path
@@ -22,6 +21,8 @@ from relay import __version__, settings
 from relay.cli import events as cli_events
 from relay.cli import feishu as cli_feishu
 from relay.cli.events import ConfigOption
+from relay.cli.say import complain, document, say
+from relay.contract.printable import printable
 from relay.errors import JournalError, RelayError, SettingsError
 from relay.journal import view as journalview
 from relay.observe import logs
@@ -49,18 +50,14 @@ def main() -> None:
     try:
         app()
     except SettingsError as error:
-        _complain("the configuration is not usable:\n" + _indent(str(error)))
+        complain("the configuration is not usable:\n" + _indent(str(error)))
         sys.exit(MISUSED)
     except RelayError as error:
-        _complain(str(error))
+        complain(str(error))
         sys.exit(FAILED)
     except OSError as error:
-        _complain(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}")
+        complain(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}")
         sys.exit(FAILED)
-
-
-def _complain(message: str) -> None:
-    typer.secho(f"relay: {message}", err=True, fg=typer.colors.RED)
 
 
 def _indent(text: str) -> str:
@@ -131,15 +128,15 @@ def drain(
     with cli_events.searching() as progress, journalview.opened(path, progress) as view:
         undecided = view.undecided()
     if left:
-        typer.echo(f"{path}: {left:,} events left")
+        say(f"{path}: {left:,} events left")
     if undecided:
-        typer.echo(
+        say(
             f"{path}: {undecided:,} dead letters that only this journal has; replay or discard"
             f" each: relay events list --journal {path} --outcome dead_letter"
         )
     if left or undecided:
         raise typer.Exit(FAILED)
-    typer.echo("Nothing is left.")
+    say("Nothing is left.")
 
 
 async def _drain(loaded: settings.Settings, timeout: float) -> int:  # noqa: ASYNC109 - a bound
@@ -176,7 +173,7 @@ async def _check(loaded: settings.Settings) -> bool:
     async for finding in findings(loaded):
         mark = "[green]ok[/]  " if finding.passed else "[red]FAIL[/]"
         console().print(f"{mark} [bold]{finding.subject:13}[/]", end="")
-        console().print(finding.sentence, markup=False, highlight=False, soft_wrap=True)
+        console().print(printable(finding.sentence), markup=False, highlight=False, soft_wrap=True)
         passed &= finding.passed
     return passed
 
@@ -332,13 +329,13 @@ def schema(
     if event_type and event_type not in known:
         raise typer.BadParameter(f"there are: {', '.join(known)}")
     made = known[event_type] if event_type else schemas.asyncapi(Router(prefix, {}))
-    typer.echo(json.dumps(made, indent=2))
+    document(made, indent=2)
 
 
 @app.command()
 def version() -> None:
     """Print the version."""
-    typer.echo(__version__)
+    say(__version__)
 
 
 for command in (

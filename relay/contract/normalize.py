@@ -8,10 +8,10 @@ import re
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any, NamedTuple
-from urllib.parse import quote
 
 from relay.contract import exactjson
 from relay.contract.identity import identify, text
+from relay.contract.printable import header, segment
 from relay.contract.rules import (
     Findings,
     Table,
@@ -157,15 +157,15 @@ def _event_record(
     headers = [
         ("content-type", b"application/json"),
         ("ce_specversion", b"1.0"),
-        ("ce_id", stored.event_id.encode()),
+        ("ce_id", header(stored.event_id)),
         type_header,
         ("ce_source", _source(tenant_key, app_id)),
-        ("ce_partitionkey", key.encode()),
+        ("ce_partitionkey", header(key)),
         ("ce_recordedtime", received_at.encode()),
         schema_header,
     ]
     if ticket_id:
-        headers.append(("ce_subject", ticket_id.encode()))
+        headers.append(("ce_subject", header(ticket_id)))
     if created_at:
         headers.append(("ce_time", created_at.encode()))
     if stored.replayed:
@@ -190,7 +190,7 @@ def dead_letter(
     headers = [
         ("relay_reason", reason.encode()),
         ("relay_detail", _DETAILS[reason].encode()),
-        ("relay_app", stored.app.encode()),
+        ("relay_app", header(stored.app)),
         ("relay_transport", stored.transport.encode()),
         ("relay_received_at", rfc3339(stored.received_at).encode()),
     ]
@@ -258,7 +258,7 @@ def _type_headers(event_type: str) -> tuple[tuple[str, bytes], tuple[str, bytes]
     """Give the headers that depend on the event type alone."""
     schema = event_type if event_type in EVENT_TYPES else OTHER
     return (
-        ("ce_type", f"com.feishu.{event_type}".encode()),
+        ("ce_type", header(f"com.feishu.{event_type}")),
         ("ce_dataschema", f"urn:feishu-relay:{schema}:1".encode()),
     )
 
@@ -266,4 +266,4 @@ def _type_headers(event_type: str) -> tuple[tuple[str, bytes], tuple[str, bytes]
 @lru_cache(maxsize=256)
 def _source(tenant_key: str | None, app_id: str | None) -> bytes:
     """Give CloudEvents' source, a URI reference."""
-    return f"/feishu/{quote(tenant_key or '', safe='')}/{quote(app_id or '', safe='')}".encode()
+    return f"/feishu/{segment(tenant_key or '')}/{segment(app_id or '')}".encode()

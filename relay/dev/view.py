@@ -15,6 +15,7 @@ from rich.live import Live
 from rich.rule import Rule
 from rich.text import Text
 
+from relay.contract.printable import printable
 from relay.observe.account import Account
 from relay.simulator.run import phrase
 from relay.simulator.sender import NO_ANSWER, Answer, Kind, Summary
@@ -24,7 +25,6 @@ from relay.tail import (
     Seen,
     column,
     local_time,
-    printable,
     render,
     short_id,
     short_type,

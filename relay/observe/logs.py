@@ -4,6 +4,7 @@ Whoever logs waits for no reader and no disk: a thread writes the lines.
 """
 
 import atexit
+import json
 import logging
 import os
 import sys
@@ -38,10 +39,10 @@ def configure(level: str = "info", form: str | None = None) -> None:
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.dict_tracebacks if form == "json" else _identity,
+            structlog.processors.dict_tracebacks if form == "json" else _readable,
             structlog.dev.ConsoleRenderer()
             if form == "console"
-            else structlog.processors.JSONRenderer(),
+            else structlog.processors.JSONRenderer(_json),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
         logger_factory=structlog.WriteLoggerFactory(lines),
@@ -134,8 +135,17 @@ def _write(descriptor: int, data: bytes) -> None:
         data = data[os.write(descriptor, data) :]
 
 
-def _identity(_: object, __: str, fields: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+def _readable(_: object, __: str, fields: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Keep from a terminal what it would obey: the errors of peers are their words."""
+    for name, value in fields.items():
+        if isinstance(value, str):
+            fields[name] = "".join(char if char.isprintable() else " " for char in value)
     return fields
+
+
+def _json(fields: MutableMapping[str, Any], **options: Any) -> str:
+    """Write JSON in ASCII, of which DEL is the one character to escape besides."""
+    return json.dumps(fields, **options).replace("\x7f", "\\u007f")
 
 
 class Changes:

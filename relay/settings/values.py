@@ -24,6 +24,10 @@ _HIGHEST_PORT = 65535
 #: In a URL these begin another part of it.
 _PARTING = re.compile(r"[#?\[\]@/\\\s]")
 _DAY = 86400
+_FORMS = (
+    "must be redis://host:port/database, rediss://host:port/database, "
+    "redis+sentinel://host:port/service or redis+cluster://host:port"
+)
 
 KAFKA_PORT, STORE_PORT, SENTINEL_PORT = 9092, 6379, 26379
 
@@ -158,10 +162,7 @@ def store_url(text: str) -> StoreUrl:
     """Read the claims' URL."""
     match = re.fullmatch(r"redis(s?)(?:\+(sentinel|cluster))?://(?:(.*)@)?([^@/\s]+)(/\S*)?", text)
     if match is None:
-        raise ValueError(
-            "must be redis://host:port, rediss://host:port, redis+sentinel://host:port/service "
-            "or redis+cluster://host:port"
-        )
+        raise ValueError(_FORMS)
     kind = StoreKind(match[2] or "")
     user, password = _credentials(match[3])
     service, database = _store_path(kind, match[5] or "")
@@ -201,11 +202,7 @@ def _store_path(kind: StoreKind, path: str) -> tuple[str, int]:
     pattern = r"/([^/?#]+)(?:/([0-9]{1,5}))?" if kind is StoreKind.SENTINEL else "()/?([0-9]{0,5})"
     match = re.fullmatch(pattern, path)
     if match is None:
-        raise ValueError(
-            "must end in the sentinels' name of the server, as /service or /service/0"
-            if kind is StoreKind.SENTINEL
-            else "must end in the host, or in the number of a database, as /0"
-        )
+        raise ValueError(_FORMS)
     database = int(match[2] or 0)
     if database and kind is StoreKind.CLUSTER:
         raise ValueError("names a database; a cluster has none but 0")

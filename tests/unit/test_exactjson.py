@@ -34,6 +34,24 @@ def test_integer_is_read_and_written_exactly(number: int) -> None:
     assert document == exactjson.dumps(exactjson.loads(document))
 
 
+@pytest.mark.parametrize("beside", [b"0", b"%d" % 2**70], ids=["orjson", "json"])
+@pytest.mark.parametrize(
+    ("text", "written"),
+    [
+        (b"1.10", b"1.1"),
+        (b"1e2", b"100.0"),
+        (b"0.1000000000000000055511151231257827", b"0.1"),
+        (b"12345678901234567.125", b"1.2345678901234568e16"),
+        (b"-0.0", b"-0.0"),
+    ],
+)
+def test_number_with_a_fraction_is_a_double(text: bytes, written: bytes, beside: bytes) -> None:
+    """As docs/contract.md says, whichever parser reads it."""
+    read = exactjson.loads(b"[%s,%s]" % (text, beside))
+    assert repr(float(text)) == repr(read[0])
+    assert exactjson.dumps(read).replace(b"e+", b"e") == b"[%s,%s]" % (written, beside)
+
+
 @pytest.mark.parametrize("number", EDGES)
 @pytest.mark.parametrize(
     "place", [b"%d", b" %d", b"[%d]", b"[1,%d]", b"[1, %d ]", b'{"a":\t%d}', b'{"a" :\r\n%d}']

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from rich.cells import cell_len
 
-from relay.tail import Seen, as_line, printable, render, short_id, short_type, summarize
+from relay.contract.printable import printable
+from relay.tail import Seen, as_line, render, short_id, short_type, summarize
 
 
 def seen(value: Any = None, *, raw: bytes | None = None, **changes: Any) -> Seen:

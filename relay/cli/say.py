@@ -1,0 +1,31 @@
+"""What commands print, and the only way: never a character that a terminal would obey."""
+
+import json
+from typing import Any
+
+import typer
+
+from relay.contract.printable import escaped, printable
+
+
+def say(text: str) -> None:
+    """Print a result, one line."""
+    typer.echo(printable(text))
+
+
+def note(text: str) -> None:
+    """Print a line that is no result, on standard error."""
+    typer.echo(printable(text), err=True)
+
+
+def document(value: Any, *, indent: int | None = None) -> None:
+    """Print a value as JSON; without an indent it is one line."""
+    separators = None if indent else (",", ":")
+    text = json.dumps(value, indent=indent, separators=separators, ensure_ascii=False)
+    typer.echo(escaped(text))
+
+
+def complain(message: str) -> None:
+    """Say on standard error why a command ends; some messages have several lines."""
+    lines = [printable(line) for line in message.split("\n")]
+    typer.secho("relay: " + "\n".join(lines), err=True, fg=typer.colors.RED)
