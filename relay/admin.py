@@ -2,11 +2,13 @@
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from http import HTTPStatus
 
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST
 
+from relay.errors import JournalError
 from relay.journal.journal import Journal
 from relay.observe.metrics import Metrics
 from relay.settings import Admin
@@ -50,14 +52,19 @@ class AdminServer:
         return web.json_response({"status": "ready"})
 
     async def _exposition(self, _: web.Request) -> web.Response:
+        # A file that cannot be read just now says nothing new.
+        with suppress(JournalError):
+            self._measure()
+        return web.Response(
+            body=self._metrics.exposition(), headers={"Content-Type": CONTENT_TYPE_LATEST}
+        )
+
+    def _measure(self) -> None:
         oldest = self._journal.oldest_pending()
         age = time.time() - oldest / 1000 if oldest is not None else 0
         self._metrics.oldest_pending_seconds.set(max(age, 0))
         self._metrics.journal_bytes.set(self._journal.size())
         self._metrics.journal_used_bytes.set(self._journal.used())
-        return web.Response(
-            body=self._metrics.exposition(), headers={"Content-Type": CONTENT_TYPE_LATEST}
-        )
 
 
 def _unready(why: str) -> web.Response:

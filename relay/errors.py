@@ -6,7 +6,11 @@ RelayError
 ├── JournalError             the journal file must not be used; the process ends
 │   ├── JournalLockedError       another process owns it
 │   ├── JournalForeignError      not a journal, or written by a newer version
-│   └── JournalDamagedError      a journal, but its pages are broken
+│   ├── JournalDamagedError      a journal, but its pages are broken
+│   ├── JournalNoSpaceError      transient: its volume is full
+│   ├── JournalBusyError         transient: another program holds its lock
+│   ├── JournalDeniedError       permanent until repaired: a file or the volume may not be written
+│   └── JournalUnreadableError   permanent until repaired: the disk fails
 ├── PublishError             Kafka did not take a batch; the batch stays in the journal
 │   ├── KafkaUnavailableError    transient: back off and try again for ever
 │   │   └── ProducerOustedError      its place was taken, or its transaction took too long
@@ -76,6 +80,9 @@ STATUS = {
 class RelayError(Exception):
     """The root: everything below was foreseen and has a sentence for its reader."""
 
+    #: What a command ends with; from 64 on as in sysexits.h.
+    exit_code = 1
+
 
 class SettingsError(RelayError):
     """The configuration is wrong; the message names every mistake, never a secret."""
@@ -109,6 +116,30 @@ class JournalForeignError(JournalError):
 
 class JournalDamagedError(JournalError):
     """The file is a journal, but its content cannot be trusted."""
+
+
+class JournalNoSpaceError(JournalError):
+    """The journal is sound, but its volume has no space left."""
+
+    exit_code = 73
+
+
+class JournalUnreadableError(JournalError):
+    """The disk below the journal does not read or write; of the content nothing is known."""
+
+    exit_code = 74
+
+
+class JournalBusyError(JournalError):
+    """The journal is sound, but another program than relay holds its lock."""
+
+    exit_code = 75
+
+
+class JournalDeniedError(JournalError):
+    """The journal, a file beside it or its volume may not be written by this process."""
+
+    exit_code = 77
 
 
 class EventNotFoundError(RelayError):

@@ -13,7 +13,7 @@ from relay.contract.normalize import Router
 from relay.egress.kafka import topics
 from relay.egress.kafka.faults import translated
 from relay.egress.kafka.producer import Producer
-from relay.errors import JournalError, JournalLockedError, KafkaRefusedError, RelayError
+from relay.errors import JournalDeniedError, JournalLockedError, KafkaRefusedError, RelayError
 from relay.feishu.api import Feishu
 from relay.journal import file
 from relay.journal.retention import Retention
@@ -61,15 +61,17 @@ async def _journal(settings: Settings) -> str:
     if not path.exists():
         parent = next(p for p in path.absolute().parents if p.exists())
         if not os.access(parent, os.W_OK):
-            raise JournalError(f"{path}: cannot be made: {parent} is not writable")
+            raise JournalDeniedError(f"{path}: cannot be made: {parent} is not writable")
         return f"{path}: will be made at the first start"
     file.check_header(path)
+    state = "sound"
     try:
         file.lock(path, patience=0).close()
+        file.check_pages(path)
     except JournalLockedError:
-        return f"{path}: in use by a running relay"
-    file.check_pages(path)
-    return f"{path}: sound"
+        state = "in use by a running relay"
+    file.check_writable(path)
+    return f"{path}: {state}"
 
 
 async def _brokers(settings: Settings) -> str:

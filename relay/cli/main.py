@@ -54,7 +54,7 @@ def main() -> None:
         sys.exit(MISUSED)
     except RelayError as error:
         complain(str(error))
-        sys.exit(FAILED)
+        sys.exit(error.exit_code)
     except OSError as error:
         complain(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}")
         sys.exit(FAILED)

@@ -21,6 +21,7 @@ from relay.egress.publisher import Publisher
 from relay.errors import (
     ClaimsError,
     FencedError,
+    JournalError,
     KafkaRefusedError,
     PublishError,
     RecordTooLargeError,
@@ -107,8 +108,8 @@ class Dispatcher:
                 await self._hold("kafka_refuses", error)
             except PublishError as error:
                 await self._hold("kafka_unavailable", error)
-            except RejectedError as error:
-                await self._hold("settle_failed", error)
+            except (RejectedError, JournalError) as error:
+                await self._hold_for_journal(error)
             except Exception as error:  # noqa: BLE001 - the supervisor: no fault may end the loop
                 await self._hold("dispatch_failed", error)
 
@@ -153,6 +154,12 @@ class Dispatcher:
                 log.warning("claims_not_released", error=str(error))
         while batch := [event for event in await self._pending() if event.seq < own_from]:
             await self._settle(batch, [_lost(event) for event in batch])
+
+    async def _hold_for_journal(self, error: RejectedError | JournalError) -> None:
+        if isinstance(error, RejectedError):
+            await self._hold("settle_failed", error)
+        else:
+            await self._hold("journal_not_readable", error)
 
     async def _hold(self, event: str, error: Exception) -> None:
         """Wait before the next attempt, longer each time; the events wait in the journal."""

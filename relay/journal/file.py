@@ -15,12 +15,8 @@ from pathlib import Path
 from threading import Event, Thread
 from typing import TextIO, TypeVar
 
-from relay.errors import (
-    JournalDamagedError,
-    JournalError,
-    JournalForeignError,
-    JournalLockedError,
-)
+from relay.errors import JournalError, JournalForeignError, JournalLockedError
+from relay.journal import faults, volume
 
 T = TypeVar("T")
 
@@ -43,14 +39,19 @@ _CHANGES = {
         "CREATE TABLE marks (open_for INTEGER PRIMARY KEY, seq INTEGER NOT NULL) STRICT",
     ),
 }
+#: The mode of what is made: it holds, or lies beside, customers' words.
+PRIVATE = 0o600
 #: Seconds that the start may spend on looking for damage.
 CHECK_BUDGET = 0.3
 #: Seconds between two interruptions of a check that goes on.
 INTERRUPT_AGAIN = 0.02
 #: Seconds to wait for the lock, and between two tries.
 LOCK_PATIENCE, LOCK_LOOK = 0.5, 0.02
-#: Seconds that a writer waits for another one (`relay events replay`).
-BUSY_TIMEOUT = 5
+#: Seconds that a running relay waits for another program's lock (`relay events replay`, a shell):
+#: an add may find the writer waiting, twice, and Feishu waits for 3 s in all.
+BUSY_TIMEOUT = 0.5
+#: Seconds that a start or a command waits for it.
+PATIENCE = 5.0
 
 _PRAGMAS = (
     "PRAGMA synchronous = FULL",
@@ -71,12 +72,10 @@ def lock(path: Path, *, patience: float = LOCK_PATIENCE) -> TextIO:
     Waits `patience` seconds for an owner that is about to end, or for `relay check`, before it
     raises JournalLockedError.
     """
-    try:
+    with faults.told_of_files(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.with_name(path.name + ".lock").open("a")
-    except OSError as error:
-        message = f"{path}: cannot be used: {error.strerror}"
-        raise JournalError(message) from error
+        volume.lock_path(path).touch(PRIVATE)
+        file = volume.lock_path(path).open("a")
     deadline = time.monotonic() + patience
     while not _owned(file):
         if time.monotonic() >= deadline:
@@ -101,31 +100,42 @@ def prepare(path: Path) -> None:
         _create(path)
     check_header(path)
     check_pages(path)
-    with closing(connect(path)) as connection:
+    with closing(connect(path, patience=PATIENCE)) as connection, faults.told(path):
+        if _version(connection) < SCHEMA_VERSION:
+            make_private(path)
         carry_over(connection)
 
 
-def connect(path: Path, *, readonly: bool = False) -> sqlite3.Connection:
-    """Open a connection that any one thread may use, with explicit transactions."""
+def make_private(path: Path) -> None:
+    """Take from others the right to read a journal that an earlier version has made for all."""
+    for name in ("", "-wal", "-shm", ".lock"):
+        with suppress(OSError):  # another's file: its owner knows
+            path.with_name(path.name + name).chmod(PRIVATE)
+
+
+def connect(
+    path: Path, *, readonly: bool = False, patience: float | None = None
+) -> sqlite3.Connection:
+    """Open a connection that any one thread may use, with explicit transactions.
+
+    It waits `patience` seconds (BUSY_TIMEOUT) for another program's lock. Raises JournalError.
+    """
     mode = "ro" if readonly else "rw"
-    try:
+    with faults.told(path, "cannot be opened"):
         connection = sqlite3.connect(
             f"{path.absolute().as_uri()}?mode={mode}",
             uri=True,
             isolation_level=None,
             check_same_thread=False,
-            timeout=BUSY_TIMEOUT,
+            timeout=BUSY_TIMEOUT if patience is None else patience,
             cached_statements=STATEMENTS,
         )
-    except sqlite3.Error as error:
-        message = f"{path}: cannot be opened: {error}"
-        raise JournalError(message) from error
-    try:
-        for pragma in _PRAGMAS:
-            connection.execute(pragma)
-    except sqlite3.Error:
-        connection.close()
-        raise
+        try:
+            for pragma in _PRAGMAS:
+                connection.execute(pragma)
+        except sqlite3.Error:
+            connection.close()
+            raise
     return connection
 
 
@@ -136,23 +146,29 @@ def _create(path: Path) -> None:
             message = f"{leftover}: is left of another journal, and is part of it; move it there"
             raise JournalError(message)
     draft = path.with_name(path.name + ".new")
-    draft.unlink(missing_ok=True)
     try:
-        with closing(sqlite3.connect(draft, isolation_level=None)) as connection:
-            connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-            connection.executescript(
-                resources.files("relay.journal").joinpath("schema.sql").read_text()
-            )
-            sql = "INSERT INTO journal (id, signature, predecessor) VALUES (?, '', '')"
-            connection.execute(sql, (str(uuid.uuid4()),))
-            connection.execute("PRAGMA journal_mode = WAL")
-        draft.replace(path)
-        sync_directory(path.parent)
-    except (OSError, sqlite3.Error) as error:
+        with faults.told_of_files(path, "cannot be created"):
+            draft.unlink(missing_ok=True)
+            # SQLite gives the files beside it the mode that it finds here.
+            draft.touch(PRIVATE, exist_ok=False)
+            _fill(draft)
+            draft.replace(path)
+            sync_directory(path.parent)
+    except JournalError:
         with suppress(OSError):
             draft.unlink(missing_ok=True)
-        message = f"{path}: cannot be created: {error}"
-        raise JournalError(message) from error
+        raise
+
+
+def _fill(draft: Path) -> None:
+    with closing(sqlite3.connect(draft, isolation_level=None)) as connection:
+        connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        connection.executescript(
+            resources.files("relay.journal").joinpath("schema.sql").read_text()
+        )
+        sql = "INSERT INTO journal (id, signature, predecessor) VALUES (?, '', '')"
+        connection.execute(sql, (str(uuid.uuid4()),))
+        connection.execute("PRAGMA journal_mode = WAL")
 
 
 def sync_directory(path: Path) -> None:
@@ -166,12 +182,8 @@ def sync_directory(path: Path) -> None:
 
 def check_header(path: Path) -> None:
     """Read the first page's header without SQLite, which could write beside a foreign file."""
-    try:
-        with path.open("rb") as file:
-            header = file.read(100)
-    except OSError as error:
-        message = f"{path}: cannot be read: {error.strerror}"
-        raise JournalError(message) from error
+    with faults.told_of_files(path, "cannot be read"), path.open("rb") as file:
+        header = file.read(100)
     application_id = int.from_bytes(header[68:72], "big")
     if header[:16] != b"SQLite format 3\0" or application_id != APPLICATION_ID:
         message = f"{path}: is not a relay journal; name another path, or move this file away"
@@ -187,19 +199,24 @@ def check_header(path: Path) -> None:
 
 def check_pages(path: Path) -> None:
     """Look for damaged pages within a budget of time; a large journal is checked in part."""
-    try:
-        # Read-only: a writing connection moves the log into the file when it is closed.
-        with closing(connect(path, readonly=True)) as connection:
-            found = _cut_off(path, connection) or _quick_check(connection)
-    except sqlite3.DatabaseError as error:
-        found = str(error)
+    # Read-only: a writing connection moves the log into the file when it is closed.
+    connection = connect(path, readonly=True, patience=PATIENCE)
+    with faults.told_of_files(path), closing(connection):
+        found = _cut_off(path, connection) or _quick_check(connection)
     if found:
-        message = (
-            f"{path}: is damaged ({' '.join(found.split())}); nothing was changed. "
-            f"To start empty, move it away with {path.name}-wal and {path.name}-shm; "
-            "docs/operations.md says how to get its events out"
-        )
-        raise JournalDamagedError(message)
+        raise faults.damage(path, found)
+
+
+def check_writable(path: Path) -> None:
+    """See, and change nothing, whether a commit could be made: space, rights, nobody's lock."""
+    with faults.told_of_files(path):
+        if number := volume.refusal(path):
+            raise OSError(number, os.strerror(number))
+        # The first connection keeps the second from moving the log into the file at its end.
+        with closing(connect(path, readonly=True)) as reader, closing(connect(path)) as writer:
+            last_seq(reader)
+            writer.execute("BEGIN IMMEDIATE")
+            writer.execute("ROLLBACK")
 
 
 def _cut_off(path: Path, connection: sqlite3.Connection) -> str:

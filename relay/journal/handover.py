@@ -9,7 +9,7 @@ import os
 import sqlite3
 import time
 from base64 import b64decode, b64encode
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -19,7 +19,8 @@ from typing import Any
 import orjson
 
 from relay.errors import HandoverError
-from relay.events import EXPORTED, Outcome
+from relay.events import EXPORTED, Outcome, Transport
+from relay.journal import faults
 from relay.journal import file as journalfile
 
 #: The first line's version, and rows of one transaction.
@@ -71,7 +72,7 @@ def write(journal: Path, target: Path) -> int:
     if target.exists():
         raise HandoverError(f"{target}: is there already; name another file")
     draft = target.with_name(target.name + ".part")
-    with closing(journalfile.connect(journal)) as connection:
+    with faults.told(journal), closing(_connected(journal)) as connection:
         finished = _finished(connection, draft)
         if finished is None:
             count, last_seq = _write_draft(connection, draft)
@@ -91,9 +92,15 @@ def write(journal: Path, target: Path) -> int:
     return finished
 
 
+def _connected(journal: Path) -> sqlite3.Connection:
+    return journalfile.connect(journal, patience=journalfile.PATIENCE)
+
+
 def _write_draft(connection: sqlite3.Connection, draft: Path) -> tuple[int, int]:
     """Write header, events and end; give how many events, and the last one's seq."""
     count = last_seq = 0
+    draft.unlink(missing_ok=True)
+    draft.touch(journalfile.PRIVATE)
     with draft.open("wb") as file:
         file.write(_line({"relay_export": VERSION, "journal": _id(connection)}))
         for last_seq, *values, origin, body in connection.execute(_PENDING):  # noqa: B007 - the last one counts
@@ -131,7 +138,7 @@ def read(source: Path, journal: Path) -> Taken:
         with journalfile.lock(journal):
             journalfile.prepare(journal)
     journalfile.check_header(journal)
-    with closing(journalfile.connect(journal)) as connection:
+    with faults.told(journal), closing(_connected(journal)) as connection:
         if origin == _id(connection):
             raise HandoverError(f"{journal}: is the journal that {source} was taken from")
         journalfile.begin_if_idle(journal, connection)
@@ -184,15 +191,57 @@ def _parsed(source: Path) -> tuple[str, list[dict[str, Any]]]:
         header, *events, end = map(orjson.loads, _lines(source))
         if header["relay_export"] != VERSION or end != {"end": len(events)}:
             raise HandoverError(f"{source}: is of another version of relay, or not whole")
-        for event in events:
-            b64decode(event["body"], validate=True)
-            missing = {*_FIELDS, "origin"} - event.keys()
-            if missing:
-                raise HandoverError(f"{source}: an event lacks {', '.join(sorted(missing))}")
+        for number, event in enumerate(events, 2):
+            if fault := _fault(event):
+                raise HandoverError(f"{source}: line {number}: {fault}; nothing was imported")
         return str(header["journal"]), events
     except (ValueError, KeyError, TypeError) as error:
         message = f"{source}: is not what `relay events export` writes, or not whole"
         raise HandoverError(message) from error
+
+
+def _fault(event: dict[str, Any]) -> str:
+    """Say why a journal could not hold this event, or not be read with it."""
+    missing = {*_FIELDS, "origin", "body"} - event.keys()
+    if missing:
+        return f"an event lacks {', '.join(sorted(missing))}"
+    wrong = [name for name, known in _KNOWN_AS.items() if not known(event[name])]
+    return f"no journal can hold its {', '.join(wrong)}" if wrong else ""
+
+
+def _text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def _text_or_none(value: object) -> bool:
+    return value is None or isinstance(value, str)
+
+
+def _number(value: object) -> bool:
+    return isinstance(value, int) and -(2**63) <= value < 2**63
+
+
+def _base64(value: object) -> bool:
+    try:
+        b64decode(str(value), validate=True)
+    except ValueError:
+        return False
+    return isinstance(value, str)
+
+
+#: What the columns of a journal take, and those who read them.
+_KNOWN_AS: dict[str, Callable[[Any], bool]] = {
+    "app": _text,
+    "event_id": _text,
+    "event_type": _text,
+    "transport": lambda value: value in set(Transport),
+    "received_at": _number,
+    "replayed": lambda value: value in {0, 1},
+    "reason": _text_or_none,
+    "traceparent": _text_or_none,
+    "origin": _text_or_none,
+    "body": _base64,
+}
 
 
 def _lines(source: Path) -> Iterator[bytes]:

@@ -16,6 +16,7 @@ from typing import Any
 from relay.errors import RejectedError, RejectReason
 from relay.events import Callback, DeadLetterReason, Outcome, Settlement, StoredEvent, Transport
 from relay.fairness import Turns
+from relay.journal import faults
 from relay.journal import file as journalfile
 from relay.journal.backlog import Backlog
 from relay.journal.retention import Retention
@@ -73,25 +74,30 @@ class Journal:
         self.arrived = asyncio.Event()
         self._lock = journalfile.lock(path)
         try:
-            journalfile.prepare(path)
-            with closing(journalfile.connect(path)) as connection:
-                self.id, trusted_seq = journalfile.begin(connection)
-                #: The last seq that an offset read from Kafka may settle; None once it was heard.
-                self.trusted_seq: int | None = trusted_seq
-                self._counted_seq = journalfile.last_seq(connection)
-                sql = "SELECT claims_seeded FROM journal"
-                #: Whether the claims store has what this journal has published.
-                self.claims_seeded = bool(connection.execute(sql).fetchone()[0])
-                self._count_backlog(connection)
-            metrics.identified(self.id)
-            self._reader = journalfile.connect(path)
-            self._writer = Writer(
-                path, self._deliver, max_bytes=max_bytes, retention=self.retention
-            )
+            with faults.told(path):
+                self._open(max_bytes)
         except BaseException:
             self._lock.close()
             raise
         self._writer.start()
+
+    def _open(self, max_bytes: int) -> None:
+        journalfile.prepare(self._path)
+        with closing(journalfile.connect(self._path, patience=journalfile.PATIENCE)) as connection:
+            self.id, trusted_seq = journalfile.begin(connection)
+            #: The last seq that an offset read from Kafka may settle; None once it was heard.
+            self.trusted_seq: int | None = trusted_seq
+            self._counted_seq = journalfile.last_seq(connection)
+            sql = "SELECT claims_seeded FROM journal"
+            #: Whether the claims store has what this journal has published.
+            self.claims_seeded = bool(connection.execute(sql).fetchone()[0])
+            self._count_backlog(connection)
+        self._metrics.identified(self.id)
+        # The loop asks it, and must not wait.
+        self._reader = journalfile.connect(self._path, patience=0)
+        self._writer = Writer(
+            self._path, self._deliver, max_bytes=max_bytes, retention=self.retention
+        )
 
     async def close(self) -> None:
         """Finish what is waiting, stop the threads and give the file free."""
@@ -139,7 +145,8 @@ class Journal:
 
     def published(self, after_seq: int, limit: int) -> list[StoredEvent]:
         """Give the next events that this journal has put on Kafka, without their bodies."""
-        rows = self._reader.execute(_PUBLISHED, (after_seq, limit)).fetchall()
+        with faults.told(self._path):
+            rows = self._reader.execute(_PUBLISHED, (after_seq, limit)).fetchall()
         return [replace(stored_event(row), replayed=False) for row in rows]
 
     async def renew_id(self) -> None:
@@ -159,10 +166,14 @@ class Journal:
         return self._writable and not self._full
 
     async def pending(self, limit: int, max_bytes: int) -> list[StoredEvent]:
-        """Give the next pending events, in order; at least one, if there is any."""
+        """Give the next pending events, in order; at least one, if there is any.
+
+        Raises JournalError if the file cannot be read.
+        """
         if self._backlog:
             return self._backlog.first(limit, max_bytes)
-        events = await self._read(limit, max_bytes)
+        with faults.told(self._path):
+            events = await self._read(limit, max_bytes)
         self._count_replays(events)
         return events
 
@@ -184,7 +195,8 @@ class Journal:
 
     def oldest_pending(self) -> int | None:
         """Give `received_at` of the oldest pending event, Unix time in milliseconds."""
-        row = self._reader.execute(_OLDEST).fetchone()
+        with faults.told(self._path):
+            row = self._reader.execute(_OLDEST).fetchone()
         return int(row[0]) if row else None
 
     def size(self) -> int:
@@ -194,7 +206,8 @@ class Journal:
 
     def used(self) -> int:
         """Bytes of pages in use: what `max_bytes` bounds."""
-        return journalfile.used_bytes(self._reader)
+        with faults.told(self._path):
+            return journalfile.used_bytes(self._reader)
 
     async def _call(self, work: Callable[[sqlite3.Connection], Any]) -> None:
         future: asyncio.Future[Any] = self._loop.create_future()

@@ -12,7 +12,7 @@ from typing import Any
 
 from relay.errors import EventNotFoundError, EventNotReplayableError
 from relay.events import Callback, DeadLetterReason, StoredEvent, Transport
-from relay.journal import file
+from relay.journal import faults, file
 
 #: How `relay events list` names an event that has no outcome yet.
 PENDING = "pending"
@@ -194,7 +194,7 @@ class JournalView:
 def opened(path: Path, progress: Callable[[float], None] = lambda _: None) -> Iterator[JournalView]:
     """Open a journal that exists. Raises JournalError."""
     file.check_header(path)
-    with closing(file.connect(path)) as connection:
+    with faults.told(path), closing(file.connect(path, patience=file.PATIENCE)) as connection:
         yield JournalView(path, connection, progress)
 
 

@@ -26,6 +26,7 @@ ASIDE = {
     "journal.Journal.mark_too_large": "tests/e2e/test_faults.py, with a record that is too large",
     "journal.Journal.note_claims": "only where claims were switched on or off",
     "dispatcher.Dispatcher._hold": "a wait after a failure: nothing is done",
+    "dispatcher.Dispatcher._hold_for_journal": "the same",
     "dispatcher.Dispatcher._let_go": "a process that was replaced: tests/lab, its zombies",
     "dispatcher.Dispatcher._part_from": "tests/e2e/crash.py dies there, with a restored journal",
     "dispatcher.Dispatcher._found_too_large": "as mark_too_large",

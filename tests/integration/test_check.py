@@ -1,5 +1,6 @@
 """`relay check` in this process: everything it looks at, as it is and as it should not be."""
 
+import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ from relay import settings
 from relay.cli.check import Finding, findings
 from relay.contract.normalize import Router
 from relay.egress.kafka import topics
+from relay.journal import volume
 from tests.fakes import journal_at
 from tests.ports import free_port
 from tests.redis_server import redis_server
@@ -64,6 +66,18 @@ async def test_journal_is_looked_at(look: Callable[..., settings.Settings], tmp_
     seen = await found(look())
     assert not seen["journal"].passed
     assert "is not a relay journal" in seen["journal"].sentence
+
+
+async def test_journal_that_cannot_be_written_is_named(
+    look: Callable[..., settings.Settings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beside a running relay too; tests/unit/test_faults.py has the conditions."""
+    config = look()
+    async with journal_at(tmp_path / "journal.db"):
+        monkeypatch.setattr(volume, "refusal", lambda _: errno.ENOSPC)
+        seen = await found(config)
+    assert not seen["journal"].passed
+    assert "its volume is full" in seen["journal"].sentence
 
 
 async def test_place_that_cannot_be_written_is_named(

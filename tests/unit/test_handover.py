@@ -179,6 +179,39 @@ def test_event_that_lacks_something_is_refused(
     assert not new.exists()
 
 
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("transport", "pigeon"),
+        ("transport", None),
+        ("transport", 7),
+        ("app", None),
+        ("event_id", 5),
+        ("received_at", "yesterday"),
+        ("received_at", 2**63),
+        ("received_at", 1.5),
+        ("replayed", 2),
+        ("traceparent", ["x"]),
+        ("reason", 1),
+        ("origin", {}),
+        ("body", "no base64!"),
+        ("body", 9),
+    ],
+)
+def test_event_that_no_journal_can_hold_is_refused(
+    field: str, value: object, old: Path, new: Path, tmp_path: Path
+) -> None:
+    """At import, with its line; taken in, it would stop every later start."""
+    file = tmp_path / "events"
+    handover.write(old, file)
+    header, first, second, *rest = file.read_bytes().splitlines(keepends=True)
+    event = orjson.loads(second) | {field: value}
+    file.write_bytes(b"".join((header, first, orjson.dumps(event), b"\n", *rest)))
+    with pytest.raises(HandoverError, match=f"line 3: no journal can hold its {field}"):
+        handover.read(file, new)
+    assert not new.exists()
+
+
 def test_draft_of_another_journal_is_written_anew(old: Path, new: Path, tmp_path: Path) -> None:
     """Whole as it is, it tells nothing of this one."""
     other = tmp_path / "other.db"

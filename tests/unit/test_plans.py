@@ -5,6 +5,7 @@ import sqlite3
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -36,8 +37,8 @@ def statements(monkeypatch: pytest.MonkeyPatch) -> set[str]:
     seen: set[str] = set()
     connect = file.connect
 
-    def traced(path: Path, *, readonly: bool = False) -> sqlite3.Connection:
-        connection = connect(path, readonly=readonly)
+    def traced(path: Path, **options: Any) -> sqlite3.Connection:
+        connection = connect(path, **options)
         connection.set_trace_callback(seen.add)
         return connection
 
@@ -144,8 +145,8 @@ async def test_start_counts_what_waits_and_nothing_else(
         nonlocal steps
         steps += 1
 
-    def counted(path: Path, *, readonly: bool = False) -> sqlite3.Connection:
-        connection = connect(path, readonly=readonly)
+    def counted(path: Path, **options: Any) -> sqlite3.Connection:
+        connection = connect(path, **options)
         connection.set_progress_handler(step, 100)
         return connection
 
