@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from rich.console import Console
 from rich.table import Table as RichTable
 
+from bench.flood import GOOD_RATE, SHAPES
 from bench.procfs import Machine
 from bench.suites import CONNECTIONS, END_TO_END_RATE, RATES, Figures
 
@@ -136,6 +137,13 @@ TARGETS = (
         unit="ms",
     ),
     Target(
+        what="answer p99 at 50/s beside 8 MB/s of unsigned bodies, worst of eight shapes",
+        figure="flood.p99_ms",
+        bound=50,
+        aim=20,
+        unit="ms",
+    ),
+    Target(
         what="drain of a backlog",
         figure="drain.rate",
         bound=8_000,
@@ -260,6 +268,7 @@ def tables(figures: Figures) -> list[Table]:
         _targets(figures),
         _throughput(figures),
         _latency(figures),
+        _flood(figures),
         _long_connection(figures),
         _others(figures),
     ]
@@ -319,6 +328,25 @@ def _targets(figures: Figures) -> Table:
     return Table(
         title="Figures to reach",
         header=("what", "measured", "bound", "aim", ""),
+        rows=tuple(rows),
+    )
+
+
+def _flood(figures: Figures) -> Table:
+    shapes = [shape for shape in ("nothing", *SHAPES) if f"flood.{shape}.p99_ms" in figures]
+    rows = [
+        (
+            shape,
+            *(
+                _cell(figures, f"flood.{shape}.{name}", 1, unit)
+                for name, unit in (("mb_per_s", "MB/s"), ("p50_ms", "ms"), ("p99_ms", "ms"))
+            ),
+        )
+        for shape in shapes
+    ]
+    return Table(
+        title=f"Strangers' bodies beside {GOOD_RATE} good events/s",
+        header=("shape", "sent", "p50", "p99"),
         rows=tuple(rows),
     )
 

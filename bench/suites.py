@@ -10,6 +10,7 @@ from statistics import median
 
 from bench import procfs, servers
 from bench.events import Batch
+from bench.flood import SHAPES, flood
 from bench.longconn import long_connection
 from bench.quantiles import Spread
 from bench.replicas import replicas
@@ -261,6 +262,7 @@ SUITES = {
     "throughput": Suite(run=throughput, steps=lambda options: options.rounds * len(CONNECTIONS)),
     "latency": Suite(run=latency, steps=lambda options: options.rounds * len(RATES)),
     "end-to-end": Suite(run=end_to_end, steps=lambda options: options.rounds),
+    "flood": Suite(run=flood, steps=lambda _: 1 + len(SHAPES)),
     "drain": Suite(run=drain, steps=lambda _: 2),
     "memory": Suite(run=memory, steps=lambda options: -(-options.memory_events // _MEMORY_BATCH)),
     "start": Suite(run=start, steps=lambda options: options.starts),
