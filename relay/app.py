@@ -16,10 +16,13 @@ from relay.admin import AdminServer
 from relay.contract.normalize import Router
 from relay.egress.dispatcher import Dispatcher
 from relay.egress.publisher import AtLeastOncePublisher, ExactlyOncePublisher, Publisher
+from relay.errors import JournalNoSpaceError, StoppedWorkingError
 from relay.ingress.pipeline import Pipeline
 from relay.ingress.webhook import WebhookServer
 from relay.journal import handover
 from relay.journal.journal import Journal
+from relay.observe.escapes import Escapes
+from relay.observe.logs import Changes
 from relay.observe.metrics import Metrics
 from relay.settings import Delivery, Settings
 
@@ -32,6 +35,8 @@ log = structlog.get_logger()
 
 #: glibc's name for a limit of mallopt(3), and the limit: free bytes at the heap's end to keep.
 _M_TRIM_THRESHOLD, KEPT_FREE = -1, 128 * 1024
+#: Seconds between two looks whether the journal's volume has space.
+SPACE_LOOK = 1.0
 #: New objects before a collection: one batch's events, not one request's.
 GC_THRESHOLD = 20_000
 
@@ -46,6 +51,7 @@ class Relay:
         self.ready = asyncio.Event()
         self.webhook_port = self.admin_port = 0
         self._draining = False
+        self._space = Changes(log, "journal_volume_has_space")
 
     async def run(self, stop: asyncio.Event) -> None:
         """Serve until `stop` is set, then drain. Raises JournalError, FencedError or OSError."""
@@ -53,7 +59,7 @@ class Relay:
         _give_memory_back()
         _allow_descriptors()
         async with contextlib.AsyncExitStack() as stack:
-            journal = self._journal(stack)
+            journal = self._journal_if_space(stack)
             pipeline = Pipeline(settings.apps, journal)
             self.metrics.expect(settings.apps)
             webhook = WebhookServer(settings.webhook, settings.apps, pipeline.accept, self.metrics)
@@ -62,9 +68,34 @@ class Relay:
             self.admin_port = await admin.start()
             stack.push_async_callback(webhook.stop)
             self.webhook_port = await webhook.start()
+            journal = journal or await self._journal_when_space(stack, stop)
+            if journal is None:
+                return
+            pipeline.journal = admin.journal = journal
             connections = self._long_connections(pipeline)
             dispatcher = self._dispatcher(journal, stack)
             await self._serve(journal, dispatcher, [webhook, *connections], stop)
+
+    def _journal_if_space(self, stack: contextlib.AsyncExitStack) -> Journal | None:
+        """Open the journal, or say that its volume is full; any other refusal ends the start."""
+        try:
+            journal = self._journal(stack)
+        except JournalNoSpaceError as error:
+            self._space.failing("journal_volume_full", str(error))
+            return None
+        self._space.working()
+        return journal
+
+    async def _journal_when_space(
+        self, stack: contextlib.AsyncExitStack, stop: asyncio.Event
+    ) -> Journal | None:
+        """Try again, every second, until the volume has space; None if relay is to stop before."""
+        while not stop.is_set():
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), SPACE_LOOK)
+            if not stop.is_set() and (journal := self._journal_if_space(stack)):
+                return journal
+        return None
 
     async def drain(self, timeout: float) -> int:  # noqa: ASYNC109 - a bound for all of it
         """Publish what the journal holds, and take nothing; give how many events are left.
@@ -72,13 +103,16 @@ class Relay:
         Raises JournalError or FencedError.
         """
         async with contextlib.AsyncExitStack() as stack:
-            dispatcher = self._dispatcher(self._journal(stack), stack)
+            journal = self._journal(stack)
+            dispatcher = self._dispatcher(journal, stack)
             if not self.metrics.account().pending:
                 return 0
             async with asyncio.TaskGroup() as tasks:
+                watching = tasks.create_task(self._watch(journal))
                 dispatching = tasks.create_task(dispatcher.run())
                 await self._emptied(dispatcher, timeout)
                 dispatching.cancel()
+                watching.cancel()
         return self.metrics.account().pending
 
     async def export(self, target: Path) -> int:
@@ -119,6 +153,7 @@ class Relay:
         stop: asyncio.Event,
     ) -> None:
         async with asyncio.TaskGroup() as tasks:
+            watching = tasks.create_task(self._watch(journal))
             dispatching = tasks.create_task(dispatcher.run())
             for transport in transports:
                 if not isinstance(transport, WebhookServer):
@@ -136,6 +171,18 @@ class Relay:
             await stop.wait()
             await self._drain(transports, dispatcher)
             dispatching.cancel()
+            watching.cancel()
+
+    async def _watch(self, journal: Journal) -> None:
+        """End the process when a part of it has died that nothing else waits for.
+
+        Raises StoppedWorkingError.
+        """
+        escapes = Escapes()
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(journal.watch())
+            death = await escapes.first()
+            raise StoppedWorkingError(f"{death}; what was answered is on disk: start relay again")
 
     async def _drain(
         self, transports: Sequence["WebhookServer | LongConnection"], dispatcher: Dispatcher

@@ -24,6 +24,7 @@ RelayError
 ├── ClaimsError              the claims store did not say who publishes a batch; it waits, or goes
 │   ├── ClaimsUnavailableError   transient: away or slow
 │   └── ClaimsRefusedError       permanent until repaired: too old, or a wrong password
+├── StoppedWorkingError      a part of this process has died, and the rest cannot do without it
 ├── FencedError              another process took over this journal's identity; the process ends
 └── BrokerError              the embedded development broker cannot start
 """
@@ -205,6 +206,12 @@ class ClaimsAwaitedError(ClaimsError):
 
 class ClaimsRefusedError(ClaimsError):
     """Permanent until somebody acts: the store is too old, or refuses this user."""
+
+
+class StoppedWorkingError(RelayError):
+    """A thread or a callback has died of a fault of ours; the process ends, to be started again."""
+
+    exit_code = 70
 
 
 class FencedError(RelayError):

@@ -12,8 +12,9 @@ from relay.settings import App
 class Pipeline:
     """The ack path; both transports call `accept`."""
 
-    def __init__(self, apps: Mapping[str, App], journal: Journal) -> None:
-        self._journal = journal
+    def __init__(self, apps: Mapping[str, App], journal: Journal | None) -> None:
+        #: None until it can be opened: its volume is full.
+        self.journal = journal
         self._credentials = {
             name: authentic.Credentials(
                 keys=tuple(authentic.EncryptKey(key) for key in app.encrypt_keys),
@@ -33,4 +34,6 @@ class Pipeline:
         callback = authentic.open(raw, credentials)
         if isinstance(callback, Challenge):
             return callback
-        return await self._journal.add(callback)
+        if self.journal is None:
+            raise RejectedError(RejectReason.JOURNAL_UNAVAILABLE, "the journal's volume is full")
+        return await self.journal.add(callback)

@@ -13,15 +13,19 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from relay.errors import RejectedError, RejectReason
+import structlog
+
+from relay.errors import RejectedError, RejectReason, StoppedWorkingError
 from relay.events import Callback, DeadLetterReason, Outcome, Settlement, StoredEvent, Transport
 from relay.fairness import Turns
 from relay.journal import faults
 from relay.journal import file as journalfile
 from relay.journal.backlog import Backlog
 from relay.journal.retention import Retention
-from relay.journal.writer import Add, Call, Commit, Writer
+from relay.journal.writer import WRITER, Add, Call, Commit, Writer
 from relay.observe.metrics import Metrics
+
+log = structlog.get_logger()
 
 #: Bytes of bodies that may wait for a commit; past it new ones get 503.
 MAX_WAITING_BYTES = 64 * 2**20
@@ -72,6 +76,7 @@ class Journal:
         self._loop = asyncio.get_running_loop()
         #: Set whenever there is something new to dispatch.
         self.arrived = asyncio.Event()
+        self._dead: asyncio.Future[str] = self._loop.create_future()
         self._lock = journalfile.lock(path)
         try:
             with faults.told(path):
@@ -91,13 +96,14 @@ class Journal:
             sql = "SELECT claims_seeded FROM journal"
             #: Whether the claims store has what this journal has published.
             self.claims_seeded = bool(connection.execute(sql).fetchone()[0])
+            # The loop asks it, and must not wait.
+            self._reader = journalfile.connect(self._path, patience=0)
+            self._writer = Writer(
+                self._path, self._deliver, self._die, max_bytes=max_bytes, retention=self.retention
+            )
+            # At last: what is counted is not counted again by another attempt to start.
             self._count_backlog(connection)
         self._metrics.identified(self.id)
-        # The loop asks it, and must not wait.
-        self._reader = journalfile.connect(self._path, patience=0)
-        self._writer = Writer(
-            self._path, self._deliver, max_bytes=max_bytes, retention=self.retention
-        )
 
     async def close(self) -> None:
         """Finish what is waiting, stop the threads and give the file free."""
@@ -105,11 +111,38 @@ class Journal:
         self._reader.close()
         self._lock.close()
 
+    @property
+    def moved_at(self) -> float:
+        """Monotonic time at which the writer last went on; it does so every second."""
+        return self._writer.moved_at
+
+    async def watch(self) -> None:
+        """Wait for a thread of the journal's to die. Raises StoppedWorkingError, or waits on."""
+        death = await asyncio.shield(self._dead)
+        raise StoppedWorkingError(f"{death}; what was answered is on disk: start relay again")
+
+    def _die(self, thread: str, error: BaseException) -> None:
+        """Bring a thread's end into the loop; nobody may wait for it any more."""
+        log.error("thread_died", thread=thread, error=f"{type(error).__name__}: {error}")
+        with suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._bury, thread, type(error).__name__)
+
+    def _bury(self, thread: str, error: str) -> None:
+        if not self._dead.done():
+            self._dead.set_result(f"the thread {thread} died of {error}")
+        if thread == WRITER:
+            self._writer.refuse()
+
+    def _refuse_if_dead(self) -> None:
+        if self._dead.done():
+            raise RejectedError(RejectReason.JOURNAL_UNAVAILABLE, "the journal cannot be written")
+
     async def add(self, callback: Callback) -> Outcome:
         """Store an event; returns after the fsync: ACCEPTED, DUPLICATE or DEAD_LETTER.
 
         Raises RejectedError (503) if the journal is full, overloaded or cannot write.
         """
+        self._refuse_if_dead()
         if self._full:
             raise RejectedError(RejectReason.JOURNAL_FULL, "the journal has reached its size limit")
         if self._waiting >= self._max_waiting or self._waiting_bytes >= MAX_WAITING_BYTES:
@@ -210,6 +243,7 @@ class Journal:
             return journalfile.used_bytes(self._reader)
 
     async def _call(self, work: Callable[[sqlite3.Connection], Any]) -> None:
+        self._refuse_if_dead()
         future: asyncio.Future[Any] = self._loop.create_future()
         self._writer.put(Call(work, future))
         await future

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from threading import Event, Thread
+from threading import Event, Thread, current_thread
 from typing import Any
 
 import structlog
@@ -24,6 +24,8 @@ from relay.observe.logs import Changes
 
 log = structlog.get_logger()
 
+#: The thread that answers wait for.
+WRITER = "journal-writer"
 #: Rows that one step of the clean-up deletes, so that an ack waits for a moment at most.
 TIDY_ROWS = 32
 #: Seconds between two looks for something to clean up; also the longest time without a step.
@@ -103,6 +105,19 @@ class Commit:
     seconds: float = 0.0
 
 
+def _commit_of(jobs: Sequence[Job]) -> Commit:
+    return Commit(
+        adds=[job for job in jobs if isinstance(job, Add)],
+        calls=[job for job in jobs if isinstance(job, Call)],
+    )
+
+
+def _undone(jobs: Sequence[Job]) -> Commit:
+    commit = _commit_of(jobs)
+    commit.failure = RejectReason.JOURNAL_UNAVAILABLE
+    return commit
+
+
 class Writer:
     """Owns the writing connection, from `start` to `stop`."""
 
@@ -110,12 +125,18 @@ class Writer:
         self,
         path: Path,
         deliver: Callable[[Commit], None],
+        died: Callable[[str, BaseException], None],
         *,
         max_bytes: int,
         retention: Retention,
     ) -> None:
+        """`died` is called, once, by a thread that ends of an error."""
         self._path = path
         self._deliver = deliver
+        self._died = died
+        #: Monotonic time at which the writer's thread last went on.
+        self.moved_at = time.monotonic()
+        self._in_hand: list[Job] = []
         self._max_bytes = max_bytes
         self._jobs: SimpleQueue[Job | None] = SimpleQueue()
         self._connection = file.connect(path)
@@ -134,8 +155,11 @@ class Writer:
         self._full = False
         self._log = Changes(log, "journal_writable")
         self._threads = [
-            Thread(target=self._run, name="journal-writer", daemon=True),
-            Thread(target=self._checkpoints, name="journal-checkpoint", daemon=True),
+            Thread(target=self._watched, args=[work], name=name, daemon=True)
+            for name, work in (
+                (WRITER, self._run),
+                ("journal-checkpoint", self._checkpoints),
+            )
         ]
 
     def start(self) -> None:
@@ -155,10 +179,28 @@ class Writer:
             thread.join()
         self._connection.close()
 
+    def _watched(self, work: Callable[[], None]) -> None:
+        """Do a thread's work; if it dies, nobody waits for it for ever."""
+        try:
+            work()
+        except BaseException as error:  # noqa: BLE001 - the end of the thread, whatever it is of
+            self._died(current_thread().name, error)
+
+    def refuse(self) -> None:
+        """Answer the jobs that nobody will do any more; the thread is dead."""
+        jobs, self._in_hand = self._in_hand, []
+        with suppress(Empty):
+            while job := self._jobs.get_nowait():
+                jobs.append(job)
+        self._deliver(_undone(jobs))
+
     def _run(self) -> None:
         while (jobs := self._take()) is not None:
+            self.moved_at = time.monotonic()
+            self._in_hand = jobs
             if jobs:
                 self._deliver(self._commit(jobs))
+            self._in_hand = []
             self._keep_house()
         with suppress(sqlite3.Error):
             self._retention.look()
@@ -192,10 +234,7 @@ class Writer:
 
     def _commit(self, jobs: Sequence[Job]) -> Commit:
         """Do the jobs in one transaction, fsynced; any failure undoes all of them."""
-        commit = Commit(
-            adds=[job for job in jobs if isinstance(job, Add)],
-            calls=[job for job in jobs if isinstance(job, Call)],
-        )
+        commit = _commit_of(jobs)
         started, last_seq = time.perf_counter(), self._last_seq
         try:
             file.transaction(self._connection, lambda: self._write(commit))

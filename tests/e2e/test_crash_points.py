@@ -21,6 +21,7 @@ ASIDE = {
     "webhook.WebhookServer.start": "nothing has come in yet",
     "webhook.WebhookServer.stop": "nothing comes in any more",
     "journal.Journal.close": "everything is settled, or stays on disk",
+    "journal.Journal.watch": "it waits for a thread to die",
     "journal.Journal.probe": "a question of the load balancer's",
     "journal.Journal.renew_id": "tests/e2e/crash.py dies there, with a restored journal",
     "journal.Journal.mark_too_large": "tests/e2e/test_faults.py, with a record that is too large",

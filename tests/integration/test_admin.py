@@ -15,7 +15,7 @@ from relay.events import Outcome, Settlement
 from relay.journal.journal import Journal
 from relay.observe.metrics import Metrics
 from relay.settings import Admin
-from tests.fakes import event, journal_at
+from tests.fakes import event, journal_at, until
 
 
 @dataclass(slots=True, kw_only=True)
@@ -23,6 +23,7 @@ class Place:
     """A listening admin server; `draining` is what it is told."""
 
     url: str = ""
+    admin: AdminServer
     journal: Journal
     metrics: Metrics
     draining: list[bool] = field(default_factory=list)
@@ -32,9 +33,10 @@ class Place:
 async def admin_at(path: Path, *, max_bytes: int = 2**30) -> AsyncIterator[Place]:
     metrics = Metrics()
     async with journal_at(path / "journal.db", metrics, max_bytes=max_bytes) as journal:
-        place = Place(journal=journal, metrics=metrics)
+        draining: list[bool] = []
         settings = Admin(host="127.0.0.1", port=0)
-        admin = AdminServer(settings, journal, metrics, lambda: bool(place.draining))
+        admin = AdminServer(settings, journal, metrics, lambda: bool(draining))
+        place = Place(admin=admin, journal=journal, metrics=metrics, draining=draining)
         place.url = f"http://127.0.0.1:{await admin.start()}"
         try:
             yield place
@@ -68,6 +70,40 @@ async def test_process_is_alive_whatever_happens(tmp_path: Path) -> None:
         await place.journal.add(event())
         place.draining.append(True)
         assert await get(f"{place.url}/livez") == (200, {"status": "alive"})
+
+
+@pytest.mark.parametrize(
+    ("part", "reason"), [("loop", "the event loop stood still"), ("writer", "writer stands still")]
+)
+async def test_not_alive_while_a_part_does_not_go_on(part: str, reason: str, place: Place) -> None:
+    """Within ten seconds; a loop that stands still for good answers nothing at all."""
+    moved = time.monotonic() - 11
+    with pytest.MonkeyPatch.context() as patch:
+        if part == "loop":
+            place.admin._timer.cancel()
+            patch.setattr(place.admin, "_moved_at", moved)
+        else:
+            patch.setattr(Journal, "moved_at", moved)
+        status, answer = await get(f"{place.url}/livez")
+        assert (status, answer["status"]) == (503, "stuck")
+        assert reason in answer["reason"]
+    place.admin._move()
+    assert (await get(f"{place.url}/livez"))[0] == 200
+
+
+async def test_loop_and_writer_move_every_second(place: Place) -> None:
+    """Also when nothing comes in."""
+    before = time.monotonic()
+    await until(lambda: min(place.admin._moved_at, place.journal.moved_at) > before, seconds=5)
+
+
+async def test_without_a_journal_it_is_alive_and_not_ready(tmp_path: Path) -> None:
+    """Its volume is full: the process waits for space."""
+    async with admin_at(tmp_path) as place:
+        place.admin.journal = None
+        assert (await get(f"{place.url}/livez"))[0] == 200
+        assert (await get(f"{place.url}/readyz"))[0] == 503
+        await scrape(place)
 
 
 async def test_ready_while_events_can_be_taken(place: Place) -> None:

@@ -6,10 +6,9 @@ import os
 import shutil
 import sqlite3
 import stat
-import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, closing, contextmanager, suppress
+from contextlib import AbstractContextManager, closing, contextmanager
 from http import HTTPStatus
 from pathlib import Path
 
@@ -31,6 +30,7 @@ from relay.journal import view as journalview
 from relay.observe.metrics import Metrics
 from tests.fakes import MemoryKafka, event, journal_at, until
 from tests.unit.test_dispatcher import dispatching, published
+from tests.volumes import filled, mount, volume_of
 
 CODES = [
     (sqlite3.SQLITE_CORRUPT, JournalDamagedError, 1),
@@ -129,33 +129,11 @@ def test_asking_changes_nothing(path: Path) -> None:
     assert volume.refusal(path.with_name("nothing")) == errno.ENOENT
 
 
-def mount(place: Path, options: str) -> bool:
-    command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(place)]
-    return subprocess.run(command, check=False, capture_output=True).returncode == 0
-
-
 @pytest.fixture
 def small(tmp_path: Path) -> Iterator[Path]:
     """A journal on a volume of 2 MB."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    if not mount(disk, "size=2m"):
-        pytest.skip("only root may mount a tmpfs")
-    try:
+    with volume_of(tmp_path / "disk", "2m") as disk:
         yield made(disk / "journal.db")
-    finally:
-        subprocess.run(["umount", "-l", str(disk)], check=True)
-
-
-@contextmanager
-def full(path: Path) -> Iterator[None]:
-    """Something else has filled the volume."""
-    filler = path.with_name("filler")
-    with filler.open("wb", buffering=0) as file, suppress(OSError):
-        while True:
-            file.write(b"x" * 4096)
-    yield
-    filler.unlink()
 
 
 @contextmanager
@@ -205,7 +183,7 @@ def shm_is_missing(path: Path) -> Iterator[None]:
 
 
 CONDITIONS = [
-    (full, JournalNoSpaceError),
+    (filled, JournalNoSpaceError),
     (readonly, JournalDeniedError),
     (shm_is_missing, JournalDeniedError),
     (shm_is_no_file, JournalDeniedError),
