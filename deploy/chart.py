@@ -13,13 +13,19 @@ from typing import Any
 
 import yaml
 
+from relay.settings import Settings
+
 CHART = Path(__file__).parent / "helm"
 
 Schema = dict[str, Any]
 Json = dict[str, Any]
 
 TEXT: Schema = {"type": "string"}
-SECONDS: Schema = {"type": ["string", "number"], "pattern": r"^[0-9.]+ ?(ms|s|m|h|d)?$"}
+NUMBER = r"([0-9]{1,15}(\.[0-9]{1,15})?|\.[0-9]{1,15})"
+TIME: Schema = {"type": ["string", "number"], "pattern": rf"^{NUMBER}\s*(ms|s|m|h|d)?$"}
+SECONDS: Schema = TIME | {"minimum": 0, "maximum": 86400}
+#: Empty is none; of nothing but blanks it would be a mistake.
+SECRET: Schema = TEXT | {"pattern": r"^$|\S"}
 FREE: Schema = {"type": "object"}
 SECURITY = ["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"]
 APP: Schema = {
@@ -28,23 +34,23 @@ APP: Schema = {
     "properties": {
         **dict.fromkeys(
             (
-                "appId",
                 "appSecret",
                 "encryptKey",
                 "previousEncryptKey",
                 "verificationToken",
                 "previousVerificationToken",
                 "helpdeskToken",
-                "existingSecret",
             ),
-            TEXT,
+            SECRET,
         ),
+        **dict.fromkeys(("appId", "existingSecret"), TEXT),
         # A number would lose its last digits on its way through Helm.
         "helpdeskId": TEXT,
         "longConnection": {"type": "boolean"},
         "requiredKeys": {"type": "array", "items": TEXT},
     },
 }
+LIMITS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
 #: What the default does not tell.
 TYPES: dict[str, Schema] = {
     "apps": {"type": "object", "additionalProperties": APP},
@@ -53,8 +59,10 @@ TYPES: dict[str, Schema] = {
     "kafka.delivery": {"enum": ["exactly-once", "at-least-once"]},
     "kafka.securityProtocol": {"enum": SECURITY},
     "kafka.saslMechanism": {"enum": ["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"]},
-    "kafka.partitions": {"type": "integer", "minimum": 1},
-    "kafka.replicationFactor": {"type": "integer", "minimum": -1},
+    "kafka.topicPrefix": TEXT | {"pattern": "^[A-Za-z0-9._-]*$"},
+    "kafka.partitions": {"type": "integer", "minimum": 1, "maximum": 2**31 - 1},
+    "kafka.replicationFactor": {"type": "integer", "minimum": -1, "maximum": 2**15 - 1},
+    "kafka.saslPassword": SECRET,
     "claims.onOutage": {"enum": ["hold", "publish"]},
     "drain.delay": SECONDS,
     "drain.timeout": SECONDS,
@@ -70,6 +78,26 @@ TYPES: dict[str, Schema] = {
     "podSecurityContext": FREE,
     "dashboard.labels": FREE,
 }
+
+
+def settings() -> Schema:
+    """Give what `settings` may hold: the names that relay knows, and their times and sizes."""
+    made = Settings.model_json_schema()
+
+    def known(part: Schema) -> Schema:
+        part = made["$defs"][part["$ref"].rpartition("/")[2]] if "$ref" in part else part
+        limits = {name: part[name] for name in LIMITS if name in part}
+        if "properties" in part:
+            inner = {name: known(one) for name, one in part["properties"].items()}
+            return {"type": "object", "additionalProperties": False, "properties": inner}
+        if "enum" in part:
+            return {"enum": part["enum"]}
+        if part.get("type") == "number":
+            return TIME | limits
+        return {"type": ["string", "integer"]} | limits if part.get("type") == "integer" else {}
+
+    # What is in `apps` would be a secret in a ConfigMap: guards.yaml says so.
+    return known({**made, "properties": made["properties"] | {"apps": {}}})
 
 
 def sentences(text: str) -> dict[str, str]:
@@ -125,6 +153,7 @@ def schema_of(value: Any, told: dict[str, str], path: str = "") -> Schema:
 def schema(values: Json, told: dict[str, str]) -> str:
     """Give values.schema.json."""
     made = schema_of(values, told)
+    made["properties"]["settings"] |= settings()
     made["properties"]["global"] = {"type": "object", "description": "Helm's own"}
     head = {"$schema": "http://json-schema.org/draft-07/schema#", "title": "relay"}
     return json.dumps(head | made, indent=2) + "\n"

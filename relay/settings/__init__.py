@@ -27,6 +27,7 @@ from relay.settings import topics, values
 from relay.settings.environment import SECRETS as _SECRETS
 from relay.settings.environment import Environment, named
 from relay.settings.values import (
+    TIME,
     AppName,
     Bytes,
     Count,
@@ -38,7 +39,6 @@ from relay.settings.values import (
     Seconds,
     Secret,
     StoreUrl,
-    Time,
     Word,
 )
 
@@ -158,9 +158,11 @@ class Journal(_Section):
 
     path: File = Path("data/journal.db")
     max_bytes: Bytes = 8 * 2**30
-    dedupe_window: Annotated[Time, Field(ge=SHORTEST_DEDUPE_WINDOW, le=LONGEST_DEDUPE_WINDOW)] = (
-        24 * 3600
-    )
+    dedupe_window: Annotated[
+        float,
+        Field(ge=SHORTEST_DEDUPE_WINDOW, le=LONGEST_DEDUPE_WINDOW, allow_inf_nan=False),
+        TIME,
+    ] = 24 * 3600
     #: Requests that may wait for a commit; past it new ones get 503.
     max_waiting: Count = 4096
 
@@ -185,7 +187,7 @@ class Kafka(_Section):
     cert_file: File | None = None
     key_file: Annotated[File | None, Field(validate_default=True)] = None
     #: Every exchange with Kafka ends by then; what is unknown at that point is read back.
-    timeout: Annotated[Time, Field(ge=0.1, le=300)] = 30
+    timeout: Annotated[float, Field(ge=0.1, le=300, allow_inf_nan=False), TIME] = 30
 
     @property
     def brokers(self) -> tuple[Endpoint, ...]:
@@ -235,7 +237,7 @@ class Claims(_Section):
     replica: Word = ""
     after: Word = ""
     ca_file: File | None = None
-    timeout: Annotated[Limit, Field(le=60)] = 2
+    timeout: Annotated[float, Field(ge=0.01, le=60, allow_inf_nan=False), TIME] = 2
 
     @property
     def store(self) -> StoreUrl:

@@ -30,7 +30,7 @@ def mistakes(prefix: str, changes: Mapping[str, str]) -> Iterator[str]:
     """Say what is wrong with the names, by event type."""
     topics = names(prefix, changes)
     for event_type, topic in (*topics.items(), ("the journal topic", prefix + JOURNAL)):
-        if problem := _problem(topic):
+        if problem := _problem(topic if changes.get(event_type, topic) else ""):
             yield f"{event_type}: {problem}"
     for event_type, topic in topics.items():
         if topic == prefix + JOURNAL:

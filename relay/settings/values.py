@@ -47,14 +47,14 @@ def _bytes(value: object) -> object:
     return value
 
 
-#: A number of seconds that is one: no infinity, no NaN.
-Time = Annotated[float, BeforeValidator(_seconds), Field(allow_inf_nan=False)]
+#: Reads a time. It stands behind the limits of a setting, or a schema would not show them.
+TIME = BeforeValidator(_seconds)
 #: How long something goes on; zero is not at all.
-Seconds = Annotated[Time, Field(ge=0, le=_DAY)]
+Seconds = Annotated[float, Field(ge=0, le=_DAY, allow_inf_nan=False), TIME]
 #: When to give up; at zero nothing would ever be done.
-Limit = Annotated[Time, Field(ge=0.01, le=_DAY)]
+Limit = Annotated[float, Field(ge=0.01, le=_DAY, allow_inf_nan=False), TIME]
 #: What SQLite and Kafka can count.
-Bytes = Annotated[int, BeforeValidator(_bytes), Field(gt=0, lt=2**63)]
+Bytes = Annotated[int, Field(gt=0, lt=2**63), BeforeValidator(_bytes)]
 Count = Annotated[int, Field(gt=0, lt=2**31)]
 #: A port to listen on; 0 is any free one.
 Port = Annotated[int, Field(ge=0, le=_HIGHEST_PORT)]

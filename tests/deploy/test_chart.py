@@ -16,6 +16,7 @@ import yaml
 from pydantic import BaseModel, SecretStr
 
 from relay import settings
+from relay.errors import SettingsError
 from tests.deploy.tools import (
     CACHE,
     CHART,
@@ -240,6 +241,130 @@ def test_value_that_does_not_exist_is_refused(helm: str) -> None:
             check=False,
         )
         assert done.returncode, name
+
+
+#: A value of the chart, the variable that it becomes, and what neither takes, or both.
+REFUSED = [
+    *(
+        ("kafka.bootstrapServers", "KAFKA__BOOTSTRAP_SERVERS", value)
+        for value in (
+            *("kafka:port", "kafka:0", "kafka:65536", "a:1,", "a:1;b:2", "kafka://a:1", "::1:9092"),
+            *("[kafka]:9092", "user:p4ss@a:1", "two words", "10.0.0.256", "1.2.3"),
+        )
+    ),
+    *(
+        ("claims.url", "CLAIMS__URL", value)
+        for value in (
+            *("redis://:p4ss#w@valkey", "redis://:p4ss?w@valkey", "redis://:p4ss[w@valkey"),
+            *("redis://:p4ss@w@valkey", "redis://:p4ss/w@valkey", "redis://user:@valkey"),
+            *("redis://:@valkey", "redis://valkey:port", "redis://one,two", "redis://valkey/zero"),
+            *("redis+sentinel://one,two", "redis+cluster://one,two/1", "valkey://valkey"),
+            *("redis://[::1", "redis://::1", "redis://valkey?ssl=true", "redis://valkey:0"),
+        )
+    ),
+    *(("kafka.topicPrefix", "KAFKA__TOPIC_PREFIX", value) for value in ("a b.", "ä.", "p" * 240)),
+    ("kafka.partitions", "KAFKA__PARTITIONS", 2**31),
+    ("kafka.replicationFactor", "KAFKA__REPLICATION_FACTOR", 2**15),
+    *(
+        (f"drain.{name}", f"DRAIN__{name.upper()}", value)
+        for name in ("delay", "timeout")
+        for value in ("2d", "1.2.3s", "inf", 86401, -1)
+    ),
+    *(
+        (f"settings.{name}", name.replace(".", "__").upper(), value)
+        for name, value in (
+            ("kafka.timeout", 0),
+            ("kafka.colour", "red"),
+            ("kaffka.timeout", "1s"),
+            ("claims.timeout", "inf"),
+            ("journal.dedupe_window", 3600),
+            ("webhook.read_timeout", 0),
+            ("webhook.max_body_bytes", 0),
+            ("webhook.port", 9090),
+            ("admin.port", 8080),
+            ("log.level", "loud"),
+            ("kafka.topics", {"other": "relay_journal"}),
+            ("kafka.topics", {"other": "dead_letter"}),
+            ("kafka.topics", {"im.x_v1": "dead.letter"}),
+            ("kafka.topics", {"im.x_v1": "relay.journal"}),
+            ("kafka.topics", {"im.x_v1": "a.b", "im.y_v1": "a_b"}),
+            ("kafka.topics", {"other": "a b"}),
+            ("kafka.topics", {"other": ""}),
+            ("kafka.topics", {"other": "x" * 250}),
+        )
+    ),
+    ("apps.hr_.encryptKey", None, "k"),
+    ("apps.hr__desk.encryptKey", None, "k"),
+    ("apps.default.encryptKey", "APPS__DEFAULT__ENCRYPT_KEY", "  "),
+]
+TAKEN = [
+    ("kafka.bootstrapServers", "KAFKA__BOOTSTRAP_SERVERS", "[::1]:1,10.0.0.1:65535, a_b.c-d.:9,x"),
+    ("claims.url", "CLAIMS__URL", "rediss://u:p%23:x@[::1]:6380/3"),
+    ("claims.url", "CLAIMS__URL", "redis://:p4ss@valkey"),
+    ("claims.url", "CLAIMS__URL", "redis+sentinel://u:p@one,two:26380/service/1"),
+    ("claims.url", "CLAIMS__URL", "redis+cluster://one:1,two"),
+    ("kafka.topicPrefix", "KAFKA__TOPIC_PREFIX", ""),
+    ("kafka.topicPrefix", "KAFKA__TOPIC_PREFIX", "p" * 226),
+    ("drain.delay", "DRAIN__DELAY", "1.5m"),
+    ("settings.kafka.topics", "KAFKA__TOPICS", {"im.x_v1": "helpdesk.ticket", "other": "rest"}),
+    ("settings.journal.max_bytes", "JOURNAL__MAX_BYTES", "4 GiB"),
+    ("apps._hr.encryptKey", None, "k"),
+]
+
+
+def both(
+    helm: str, value: str, variable: str | None, given: Any, monkeypatch: pytest.MonkeyPatch
+) -> tuple[str, str]:
+    """Give what Helm and relay say against a value; nothing, if they take it."""
+    minimal = ["--values", str(CHART / "ci" / "minimal-values.yaml")]
+    chart = subprocess.run(
+        [
+            helm,
+            "template",
+            "relay",
+            str(CHART),
+            *minimal,
+            "--set-json",
+            f"{value}={json.dumps(given)}",
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    # As the chart has them.
+    monkeypatch.setenv("RELAY_ADMIN__HOST", "0.0.0.0")
+    monkeypatch.setenv("RELAY_APPS__DEFAULT__ENCRYPT_KEY", "k")
+    monkeypatch.setenv("RELAY_KAFKA__BOOTSTRAP_SERVERS", "kafka:9092")
+    apps = {}
+    if variable:
+        text = json.dumps(given) if isinstance(given, dict) else str(given)
+        monkeypatch.setenv(f"RELAY_{variable}", text)
+    else:
+        apps = {value.split(".")[1]: {"encrypt_key": given}}
+        monkeypatch.setenv("RELAY_APPS", json.dumps(apps))
+    try:
+        settings.load()
+    except SettingsError as error:
+        return chart.stderr, str(error)
+    return chart.stderr, ""
+
+
+@pytest.mark.parametrize(("value", "variable", "given"), REFUSED)
+def test_chart_refuses_what_relay_would_refuse_at_start(
+    helm: str, value: str, variable: str | None, given: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before a pod is made that would never start; and neither tells a password."""
+    chart, relay = both(helm, value, variable, given, monkeypatch)
+    assert "Error: " in chart
+    assert relay
+    assert "p4ss" not in chart + relay
+
+
+@pytest.mark.parametrize(("value", "variable", "given"), TAKEN)
+def test_chart_takes_what_relay_takes(
+    helm: str, value: str, variable: str | None, given: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert both(helm, value, variable, given, monkeypatch) == ("", "")
 
 
 def test_papers_are_up_to_date() -> None:

@@ -3,6 +3,8 @@
 import ast
 import json
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -336,6 +338,13 @@ def test_every_test_that_is_named_exists(paper: Path) -> None:
     code = "".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
     for name in re.findall(r"`(test_\w+)`", text):
         assert f"def {name}(" in code, name
+
+
+def test_chart_knows_every_setting() -> None:
+    """Its schema refuses other names in `settings`: `make chart` after a change of them."""
+    command = [sys.executable, str(ROOT / "deploy" / "chart.py"), "--check"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "")
 
 
 def test_recovery_of_a_journal_names_its_marks() -> None:

@@ -389,6 +389,10 @@ def test_topics_are_what_kafka_takes_and_each_for_itself(
     assert named in refused("KAFKA__TOPICS", changes, monkeypatch)
 
 
+def test_prefix_alone_is_no_topic(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "at least one" in refused("KAFKA__TOPICS", '{"other": ""}', monkeypatch)
+
+
 def test_every_topic_that_will_not_do_has_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
     changes = '{"im.x_v1": "dead_letter", "im.y_v1": "relay_journal", "im.z_v1": "a b"}'
     found = mistakes(monkeypatch, {"RELAY_KAFKA__TOPICS": changes, "RELAY_WEBHOOK__PORT": "x"})

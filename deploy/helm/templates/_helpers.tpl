@@ -111,6 +111,29 @@ helpdeskToken: HELPDESK_TOKEN
 {{- mustMergeOverwrite $settings (deepCopy .Values.settings) | toJson -}}
 {{- end }}
 
+{{- /* Event type, `other` and `dead_letter` with their topics, without the prefix, as JSON. */}}
+{{- define "relay.topics" -}}
+{{- $kafka := (include "relay.settings" . | fromJson).kafka -}}
+{{- merge (default dict $kafka.topics | deepCopy) (dict
+  "helpdesk.ticket_message.created_v1" "helpdesk.ticket_message"
+  "helpdesk.ticket.created_v1" "helpdesk.ticket"
+  "helpdesk.ticket.updated_v1" "helpdesk.ticket"
+  "helpdesk.notification.approve_v1" "helpdesk.notification"
+  "other" "other" "dead_letter" "dead_letter") | toJson -}}
+{{- end }}
+
+{{- /* Says yes to a `host:port` that relay takes; the port may be left out. */}}
+{{- define "relay.isPlace" -}}
+{{- $label := "[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?" -}}
+{{- $named := regexMatch (printf "^%s(\\.%s)*\\.?(:[0-9]{1,5})?$" $label $label) . -}}
+{{- $byte := "(25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])" -}}
+{{- $numbered := regexMatch "(^|\\.)[0-9]+\\.?(:[0-9]*)?$" . -}}
+{{- $four := regexMatch (printf "^%s(\\.%s){3}(:[0-9]{1,5})?$" $byte $byte) . -}}
+{{- $six := regexMatch "^\\[[0-9A-Fa-f]*:[0-9A-Fa-f:.]+(%[A-Za-z0-9_.-]+)?\\](:[0-9]{1,5})?$" . -}}
+{{- $port := regexFind ":[0-9]+$" . | trimPrefix ":" | default "1" | int -}}
+{{- if and (or $six (ternary $four $named $numbered)) (ge $port 1) (le $port 65535) }}yes{{ end -}}
+{{- end }}
+
 {{- /* TOML of a dict: first its values, then its tables. Helm's own toToml makes floats of all numbers. */}}
 {{- define "relay.toml" -}}
 {{- $path := .path -}}
