@@ -217,11 +217,11 @@ class StoppedWorkingError(RelayError):
 class FencedError(RelayError):
     """Another process publishes under this journal's identity; this one must end."""
 
-    def __init__(self, message: str, own_from: int | None = None) -> None:
+    def __init__(self, message: str, alone_from: int = 0) -> None:
         super().__init__(message)
         #: The seq from which on this process's events are its alone: the earlier ones are in Kafka,
-        #: or in the successor's journal too. None if nobody knows.
-        self.own_from = own_from
+        #: or in the successor's journal too. 0 if nobody knows: better an event twice than none.
+        self.alone_from = alone_from
 
 
 class BrokerError(RelayError):

@@ -9,17 +9,19 @@ import hashlib
 import json
 import os
 import time
+import uuid
 from collections import defaultdict
 from collections.abc import AsyncIterable, AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from cryptography.hazmat.primitives import padding
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
-from relay.errors import FencedError, KafkaUnavailableError, RecordTooLargeError
+from relay.egress.tenure import Place, Tenure
+from relay.errors import KafkaUnavailableError, ProducerOustedError, RecordTooLargeError
 from relay.events import Callback, DeadLetterReason, Record, Transport
 from relay.journal.journal import Journal
 from relay.observe.metrics import Metrics
@@ -90,10 +92,8 @@ class MemoryKafka:
     records: list[Record] = field(default_factory=list)
     offsets: dict[str, int] = field(default_factory=dict)
     epochs: defaultdict[str, int] = field(default_factory=lambda: defaultdict(int))
-    #: Who has opened a journal last.
-    owners: dict[str, object] = field(default_factory=dict)
-    #: From which seq on the events of those who were replaced were theirs alone.
-    own_from: dict[object, int] = field(default_factory=dict)
+    #: Who owns each offset, and what earlier owners had alone.
+    signed: dict[str, Place] = field(default_factory=dict)
     #: A record with a larger value is refused.
     max_bytes: int = 2**20
     #: What the next calls of `open` and `publish` meet, in order; None is success.
@@ -102,17 +102,17 @@ class MemoryKafka:
     #: Raised although the transaction is committed: the answer was lost.
     after_commit: list[Exception | None] = field(default_factory=list)
 
+    def place(self, journal_id: str) -> Place:
+        """Give what it knows of a journal."""
+        signed = self.signed.get(journal_id, Place())
+        return replace(signed, offset=self.offsets.get(journal_id, 0))
+
     def replace(self, journal_id: str, known_seq: int = 0) -> None:
         """Be opened by a successor on a copy of the journal that ends at `known_seq`."""
         self.epochs[journal_id] += 1
-        self.own(journal_id, object(), known_seq)
-
-    def own(self, journal_id: str, owner: object, known_seq: int) -> None:
-        """Note who has opened a journal, and what that leaves to another."""
-        before = self.owners.get(journal_id)
-        if before not in {None, owner}:
-            self.own_from[before] = max(self.offsets.get(journal_id, 0), known_seq + 1)
-        self.owners[journal_id] = owner
+        before = self.place(journal_id)
+        alone_from = {before.owner: max(before.offset, known_seq + 1), **before.alone_from}
+        self.signed[journal_id] = Place(owner=uuid.uuid4().hex, alone_from=alone_from)
 
     @property
     def values(self) -> list[bytes | None]:
@@ -126,50 +126,66 @@ class MemoryPublisher:
     def __init__(self, kafka: MemoryKafka) -> None:
         self._kafka = kafka
         self._id: str | None = None
-        self._opened_id: str | None = None
         self._epoch = 0
+        self._signed = Place()
 
-    async def open(self, journal_id: str, known_seq: int = 0) -> int:
-        """Fence an earlier publisher of this journal and give its offset."""
+    async def find(self, journal_id: str) -> Place:
+        """Give what Kafka knows."""
         _meet(self._kafka.on_open)
-        owner = self._kafka.owners.get(journal_id)
-        if journal_id == self._opened_id and owner is not self:
-            raise self._fenced()
-        self._kafka.own(journal_id, self, known_seq)
-        self._id = self._opened_id = journal_id
+        return self._kafka.place(journal_id)
+
+    async def open(self, journal_id: str) -> Place:
+        """Fence an earlier publisher of this journal and give what it has left."""
+        _meet(self._kafka.on_open)
+        self._id = journal_id
         self._kafka.epochs[journal_id] += 1
         self._epoch = self._kafka.epochs[journal_id]
-        return self._kafka.offsets.get(journal_id, 0)
+        return self._kafka.place(journal_id)
 
-    def _fenced(self) -> FencedError:
-        message = "another process publishes under this journal's id"
-        return FencedError(message, self._kafka.own_from.get(self))
+    async def sign(self, place: Place) -> None:
+        """Own the offset, as the metadata of a commit would tell."""
+        journal_id = self._current()
+        self._signed = Place.parse(0, place.metadata())
+        self._kafka.signed[journal_id] = self._signed
+        self._kafka.offsets[journal_id] = place.offset
 
     async def confirm(self, settled_seq: int) -> None:
         """Fail if this publisher's epoch is over: it was replaced, or the broker lost patience."""
         del settled_seq
-        if self._id is None or self._kafka.owners.get(self._id) is not self:
-            raise self._fenced()
+        self._current()
+
+    def _current(self) -> str:
+        if self._id is None:
+            raise KafkaUnavailableError("the publisher is not open")
         if self._epoch != self._kafka.epochs[self._id]:
-            raise KafkaUnavailableError("the transaction took too long")
+            raise ProducerOustedError("Kafka has ended this producer")
+        return self._id
 
     async def publish(self, records: AsyncIterable[Record], last_seq: int) -> None:
         """Commit the records and the offset as one."""
-        if self._id is None:
-            raise KafkaUnavailableError("the publisher is not open")
-        await self.confirm(last_seq)
+        journal_id = self._current()
         _meet(self._kafka.before_commit)
         batch = [record async for record in records]
         for position, record in enumerate(batch):
             if len(record.value or b"") > self._kafka.max_bytes:
                 raise RecordTooLargeError(position)
         self._kafka.records += batch
-        self._kafka.offsets[self._id] = last_seq + 1
+        self._kafka.offsets[journal_id] = last_seq + 1
+        self._kafka.signed[journal_id] = self._signed
         _meet(self._kafka.after_commit)
 
     async def close(self) -> None:
         """Let go; an epoch that is not used harms nobody."""
         self._id = None
+
+
+async def know(kafka: MemoryKafka, journal: Journal, offset: int = 0) -> None:
+    """Let Kafka and the file know each other, as after a first start."""
+    place = Place(offset=offset)
+    tenure = Tenure(file=journal.identity).signing(uuid.uuid4().hex, Place()).signed()
+    await journal.become(tenure.file)
+    kafka.signed[journal.id] = tenure.successor(place)
+    kafka.offsets[journal.id] = offset
 
 
 def _meet(planned: list[Any]) -> None:

@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import structlog
@@ -18,6 +19,8 @@ from relay.contract.normalize import Router, dead_letter, normalize
 from relay.egress.kafka.faults import describe
 from relay.egress.lateness import LATE, Lateness
 from relay.egress.publisher import Publisher
+from relay.egress.recovery import Recovery
+from relay.egress.tenure import Why
 from relay.errors import (
     ClaimsError,
     FencedError,
@@ -57,8 +60,6 @@ FAIR_BATCH = 1000
 IDLE_LOOK = 1.0
 #: Seconds of the first wait after a failure, doubled up to the longest.
 FIRST_WAIT, LONGEST_WAIT = 0.2, 5.0
-#: Seconds without a word from Kafka after which a claim waits until Kafka confirms who we are.
-SILENCE = 1.0
 #: On records that no claim vouches for: another replica may have published the event too.
 _SKIPPED = ("relay_dedupe", b"skipped")
 
@@ -84,13 +85,10 @@ class Dispatcher:
         #: None where no traces are exported.
         self._spans = spans
         self._changes = Changes(log, "kafka_connected")
-        #: The last seq that an offset of this journal can speak of.
-        self._known_seq = journal.trusted_seq or 0
+        self._recovery = Recovery(journal, publisher, self._settle_below, self._release)
         self._wait = FIRST_WAIT
         #: Events in the next batch at most: half of one for which time may have been too short.
         self._batch_events = BATCH_EVENTS
-        #: Monotonic time at which Kafka last knew this process as the journal's only one.
-        self._heard_at = 0.0
         self._lateness = Lateness()
         #: Set whenever the journal was found to hold nothing pending.
         self.idle = asyncio.Event()
@@ -119,41 +117,42 @@ class Dispatcher:
         Raises PublishError if Kafka does not tell, ClaimsError or RejectedError.
         """
         try:
-            await self._recover()
+            await self._recovery.run()
         finally:
             await self._publisher.close()
 
     async def _run_until_failure(self) -> None:
         try:
-            await self._recover()
+            await self._recovery.run()
             if self._claims is None:
                 await self._journal.note_claims(seeded=False)
             while True:
                 await self._dispatch()
         except FencedError as error:
             with suppress(RejectedError):
-                await self._let_go(error.own_from or 0)
+                await self._let_go(error.alone_from)
             # Who took over keeps the name: what is pending here goes out under another one, when
             # this journal is run or drained again.
             with suppress(RejectedError):
-                await self._journal.renew_id()
+                await self._recovery.rename(Why.REPLACED)
             raise
         finally:
             self._metrics.kafka_up.set(0)
             await self._publisher.close()
 
-    async def _let_go(self, own_from: int) -> None:
-        """Part from a name that is another's now, and keep what is ours alone: from that seq on.
+    async def _let_go(self, alone_from: int) -> None:
+        """Part from a name that is another's now, and keep what is ours alone: from that seq on."""
+        await self._release(alone_from)
+        while batch := [event for event in await self._pending() if event.seq < alone_from]:
+            await self._settle(batch, [_lost(event) for event in batch])
 
-        `own_from` is 0 if nobody knows: better an event twice than none.
-        """
+    async def _release(self, first_seq: int) -> None:
+        """Let go of claims under a name that we part from, where nobody else has the events."""
         if self._claims:
             try:
-                await self._claims.release(self._journal.id, own_from)
+                await self._claims.release(self._journal.id, first_seq)
             except ClaimsError as error:
                 log.warning("claims_not_released", error=str(error))
-        while batch := [event for event in await self._pending() if event.seq < own_from]:
-            await self._settle(batch, [_lost(event) for event in batch])
 
     async def _hold_for_journal(self, error: RejectedError | JournalError) -> None:
         if isinstance(error, RejectedError):
@@ -167,45 +166,11 @@ class Dispatcher:
         await asyncio.sleep(self._wait * random.uniform(0.5, 1))  # noqa: S311 - jitter
         self._wait = min(self._wait * 2, LONGEST_WAIT)
 
-    async def _recover(self) -> None:
-        """Open the publisher and settle what Kafka already has."""
-        offset = await self._publisher.open(self._journal.id, self._known_seq)
-        self._heard_at = time.monotonic()
-        if offset is None:
-            return
-        if offset > self._known_seq + 1:
-            await self._part_from(offset)
-        else:
-            await self._settle_below(offset)
-        if self._journal.trusted_seq is not None:
-            await self._journal.trust_own()
-
     async def _settle_below(self, offset: int) -> None:
         """Settle the rows whose records are in Kafka: their commit's answer was lost."""
         while batch := [event for event in await self._pending() if event.seq < offset]:
             verdict = await self._verdict(batch)
             await self._settle(batch, [end for end, _ in self._endings(batch, verdict)])
-
-    async def _part_from(self, offset: int) -> None:
-        """Take a new identity: Kafka knows more of this one than the file has ever held.
-
-        The file went back in time (a volume restored from a snapshot). What was in it when it was
-        opened has been published by the later copy of it; what came since has not.
-        """
-        if self._journal.trusted_seq is None:
-            message = "another process has published under this journal's id; only one may"
-            raise FencedError(message)
-        log.error(
-            "journal_older_than_kafka",
-            journal=self._journal.id,
-            last_seq=self._known_seq,
-            kafka_offset=offset,
-            meaning="events accepted since the snapshot are published again if Feishu repeats them",
-        )
-        await self._settle_below(self._known_seq + 1)
-        await self._publisher.close()
-        await self._journal.renew_id()
-        await self._publisher.open(self._journal.id)
 
     async def _dispatch(self) -> None:
         """Publish and settle one batch, or wait until there is one."""
@@ -219,7 +184,7 @@ class Dispatcher:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._journal.arrived.wait(), IDLE_LOOK)
             return
-        self._known_seq = max(self._known_seq, batch[-1].seq)
+        self._recovery.sending(batch[-1].seq)
         verdict = await self._verdict(batch)
         with self._metrics.publish_seconds.time():
             settlements = await self._publish(batch, verdict)
@@ -241,12 +206,23 @@ class Dispatcher:
         """Learn which events another replica publishes."""
         if self._claims is None:
             return Verdict()
-        if time.monotonic() > self._heard_at + SILENCE:
-            # Asleep for so long, this process may have a successor, which does not know the batch:
-            # a claim under their common name would bind others to what nobody publishes.
-            await self._publisher.confirm(batch[0].seq - 1)
-            self._heard_at = time.monotonic()
-        return await self._claims.ask(batch, self._journal.id)
+        await self._recovery.confirmed(batch[0].seq - 1)
+        verdict = await self._claims.ask(self._with_former(batch), self._journal.id)
+        # Whoever waits for a store that is away sleeps too.
+        await self._recovery.confirmed(batch[0].seq - 1)
+        return verdict
+
+    def _with_former(self, batch: Sequence[StoredEvent]) -> Sequence[StoredEvent]:
+        """Name what else may have claimed the events for us: a name that Kafka has forgotten."""
+        file = self._journal.identity
+        if not file.former_ids:
+            return batch
+        return [
+            replace(event, origin=f"{event.origin or ''} {file.former_ids}".strip())
+            if event.seq <= file.former_seq
+            else event
+            for event in batch
+        ]
 
     async def _publish(self, batch: Sequence[StoredEvent], verdict: Verdict) -> list[Settlement]:
         """Make the records and publish them; give how each event ended."""
@@ -263,7 +239,7 @@ class Dispatcher:
         except PublishError:
             self._batch_events = max(len(batch) // 2, 1)
             raise
-        self._heard_at = time.monotonic()
+        self._recovery.heard()
         return settlements
 
     async def _records(

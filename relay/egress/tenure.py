@@ -20,7 +20,8 @@ that has signed, the last seq that it has tried to publish.
 | not written: version 2 | any, or nobody | within reach | settle below it, as version 2 did |
 | not written | any | beyond reach | older: settle up to reach, part |
 | S | S | within reach | settle below it |
-| S | S | beyond reach | older: settle up to reach, part |
+| S, an earlier process's | S | beyond reach | older: settle up to reach, part |
+| S, this process's | S | beyond reach | older: part; its memory went back in time with the file |
 | S, perhaps not on Kafka | P, or nobody as P was | any | as with S, by P's reach: S never came |
 | S | nobody | - | forgotten: nobody is not me; part, own claims come along |
 | S, on Kafka, this process's | another | any | replaced: settle what is not ours alone; ended |
@@ -124,16 +125,22 @@ class Tenure:
         if reach is None:
             return self._not_mine(place)
         if place.offset > reach + 1:
-            return Ruling(step=Step.PART, below=reach + 1, why=Why.OLDER)
+            # Under our own signature while we run, a twin has used it, and it may have other rows.
+            twin = self.stored and place.owner == self.file.signature
+            return Ruling(step=Step.PART, below=0 if twin else reach + 1, why=Why.OLDER)
         return Ruling(step=Step.SETTLE, below=place.offset)
+
+    @property
+    def reach(self) -> int:
+        """The last seq of which an offset under the file's signature can speak."""
+        return self.sent if self.file.reach is None else self.file.reach
 
     def _reach(self, owner: str) -> int | None:
         """Give the last seq of which this owner's offset can speak; None: it is not ours."""
-        own = self.sent if self.file.reach is None else self.file.reach
         if owner == self.file.predecessor:
             return self.file.predecessor_reach
         if self.file.signature in {owner, UNWRITTEN}:
-            return own
+            return self.reach
         return None
 
     def _not_mine(self, place: Place) -> Ruling:

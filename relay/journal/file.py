@@ -16,7 +16,8 @@ from threading import Event, Thread
 from typing import TextIO, TypeVar
 
 from relay.errors import JournalError, JournalForeignError, JournalLockedError
-from relay.journal import faults, volume
+from relay.journal import faults, identity, volume
+from relay.journal.identity import Identity
 
 T = TypeVar("T")
 
@@ -310,18 +311,15 @@ def _version(connection: sqlite3.Connection) -> int:
     return int(connection.execute("PRAGMA user_version").fetchone()[0])
 
 
-def begin(connection: sqlite3.Connection) -> tuple[str, int]:
-    """Give the journal's id and up to which seq an offset read from Kafka can speak of this file.
+def begin(connection: sqlite3.Connection) -> Identity:
+    """Give who the journal is; an offset that Kafka has can speak of no row that comes from now on.
 
-    The latter is kept, durably, until Kafka has been heard: `trusted_seq` in schema.sql.
+    That is kept, durably, until a process has signed: `trusted_seq` in schema.sql.
     """
 
-    def work() -> tuple[str, int]:
-        connection.execute(
-            "UPDATE journal SET trusted_seq = ? WHERE trusted_seq IS NULL", (last_seq(connection),)
-        )
-        row = connection.execute("SELECT id, trusted_seq FROM journal").fetchone()
-        return str(row[0]), int(row[1])
+    def work() -> Identity:
+        identity.seal(connection, last_seq(connection))
+        return identity.read(connection)
 
     return transaction(connection, work)
 

@@ -20,7 +20,7 @@ import orjson
 
 from relay.errors import HandoverError
 from relay.events import EXPORTED, Outcome, Transport
-from relay.journal import faults
+from relay.journal import faults, identity
 from relay.journal import file as journalfile
 
 #: The first line's version, and rows of one transaction.
@@ -102,9 +102,12 @@ def _write_draft(connection: sqlite3.Connection, draft: Path) -> tuple[int, int]
     draft.unlink(missing_ok=True)
     draft.touch(journalfile.PRIVATE)
     with draft.open("wb") as file:
-        file.write(_line({"relay_export": VERSION, "journal": _id(connection)}))
-        for last_seq, *values, origin, body in connection.execute(_PENDING):  # noqa: B007 - the last one counts
+        journal = identity.read(connection)
+        file.write(_line({"relay_export": VERSION, "journal": journal.id}))
+        for last_seq, *values, origin, body in connection.execute(_PENDING):
             fields = dict(zip(_FIELDS, values, strict=True))
+            if last_seq <= journal.former_seq:
+                origin = " ".join(filter(None, (origin, journal.former_ids)))  # noqa: PLW2901
             file.write(_line(fields | {"origin": origin, "body": b64encode(body).decode()}))
             count += 1
         file.write(_line({"end": count}))
@@ -254,4 +257,4 @@ def _line(value: dict[str, object]) -> bytes:
 
 
 def _id(connection: sqlite3.Connection) -> str:
-    return str(connection.execute("SELECT id FROM journal").fetchone()[0])
+    return identity.read(connection).id

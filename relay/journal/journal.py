@@ -5,7 +5,6 @@ It never resolves an add before its commit has been fsynced, and it never reads 
 
 import asyncio
 import sqlite3
-import uuid
 from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
 from dataclasses import replace
@@ -21,6 +20,7 @@ from relay.fairness import Turns
 from relay.journal import faults
 from relay.journal import file as journalfile
 from relay.journal.backlog import Backlog
+from relay.journal.identity import Identity, write
 from relay.journal.retention import Retention
 from relay.journal.writer import WRITER, Add, Call, Commit, Writer
 from relay.observe.metrics import Metrics
@@ -89,9 +89,7 @@ class Journal:
     def _open(self, max_bytes: int) -> None:
         journalfile.prepare(self._path)
         with closing(journalfile.connect(self._path, patience=journalfile.PATIENCE)) as connection:
-            self.id, trusted_seq = journalfile.begin(connection)
-            #: The last seq that an offset read from Kafka may settle; None once it was heard.
-            self.trusted_seq: int | None = trusted_seq
+            self.identity = journalfile.begin(connection)
             self._counted_seq = journalfile.last_seq(connection)
             sql = "SELECT claims_seeded FROM journal"
             #: Whether the claims store has what this journal has published.
@@ -164,10 +162,21 @@ class Journal:
         await self._call(lambda c: c.execute(sql, (DeadLetterReason.TOO_LARGE, seq)))
         self._backlog.forget()
 
-    async def trust_own(self) -> None:
-        """Note that Kafka's word on this journal has been heard: all its numbers are its own."""
-        await self._call(lambda c: c.execute("UPDATE journal SET trusted_seq = NULL"))
-        self.trusted_seq = None
+    @property
+    def id(self) -> str:
+        """The name under which Kafka and the claims store know it."""
+        return self.identity.id
+
+    async def become(self, identity: Identity) -> None:
+        """Put down, durably, who this journal is to Kafka from now on."""
+        await self._call(lambda connection: write(connection, identity))
+        self.identity = identity
+        self._metrics.identified(identity.id)
+
+    def last_seq(self) -> int:
+        """Give the highest seq that was ever used."""
+        with faults.told(self._path):
+            return journalfile.last_seq(self._reader)
 
     async def note_claims(self, *, seeded: bool) -> None:
         """Note whether the claims store has what this journal has published and will publish."""
@@ -181,13 +190,6 @@ class Journal:
         with faults.told(self._path):
             rows = self._reader.execute(_PUBLISHED, (after_seq, limit)).fetchall()
         return [replace(stored_event(row), replayed=False) for row in rows]
-
-    async def renew_id(self) -> None:
-        """Become another journal to Kafka."""
-        renewed = str(uuid.uuid4())
-        await self._call(lambda c: c.execute("UPDATE journal SET id = ?", (renewed,)))
-        self.id = renewed
-        self._metrics.identified(renewed)
 
     async def probe(self) -> bool:
         """Whether the journal takes events; after a failure this tries a commit."""

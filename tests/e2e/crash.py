@@ -22,6 +22,7 @@ from relay.egress.dispatcher import Dispatcher
 from relay.egress.kafka.producer import Producer
 from relay.egress.publisher import ExactlyOncePublisher
 from relay.journal import file
+from relay.journal.identity import Identity
 from relay.journal.journal import Journal
 from relay.journal.writer import Writer
 
@@ -167,6 +168,20 @@ def _answers(_: object, commit: Any) -> bool:
     return bool(commit.adds)
 
 
+def _stores_signature(_: object, identity: Identity) -> bool:
+    """Before Kafka sees it."""
+    return bool(identity.signature) and identity.predecessor is not None
+
+
+def _notes_signature(_: object, identity: Identity) -> bool:
+    """Kafka has it."""
+    return identity.predecessor is None
+
+
+def _renews(_: object, identity: Identity) -> bool:
+    return not identity.signature
+
+
 POINTS: dict[str, Install] = {
     "insert.before": _before(Writer, "_insert", _stores),
     "insert.after": _after(Writer, "_insert", _stores),
@@ -187,10 +202,12 @@ POINTS: dict[str, Install] = {
     "recovery.opened": _after(ExactlyOncePublisher, "open"),
     "recovery.settle": _before(Dispatcher, "_settle_below"),
     "recovery.settled": _after(Dispatcher, "_settle_below"),
-    "recovery.trust": _before(Journal, "trust_own"),
-    "recovery.trusted": _after(Journal, "trust_own"),
-    "renew.before": _before(Journal, "renew_id"),
-    "renew.after": _after(Journal, "renew_id"),
+    "recovery.store": _before(Journal, "become", _stores_signature),
+    "recovery.stored": _after(Journal, "become", _stores_signature),
+    "recovery.signed": _after(ExactlyOncePublisher, "sign"),
+    "recovery.noted": _after(Journal, "become", _notes_signature),
+    "renew.before": _before(Journal, "become", _renews),
+    "renew.after": _after(Journal, "become", _renews),
 }
 
 

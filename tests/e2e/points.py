@@ -25,6 +25,7 @@ FLOW = (
     "journal.writer",
     "journal.file",
     "egress.dispatcher",
+    "egress.recovery",
     "egress.publisher",
     "egress.kafka.producer",
 )

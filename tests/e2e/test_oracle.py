@@ -42,8 +42,10 @@ CRASHES = (
     "recovery.opened",
     "recovery.settle",
     "recovery.settled",
-    "recovery.trust",
-    "recovery.trusted",
+    "recovery.store",
+    "recovery.stored",
+    "recovery.signed",
+    "recovery.noted",
     "settle.before",
     "settle.after",
 )

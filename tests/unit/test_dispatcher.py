@@ -12,13 +12,23 @@ from structlog.testing import capture_logs
 from relay.contract.normalize import Router
 from relay.egress import dispatcher as dispatcher_module
 from relay.egress.dispatcher import Dispatcher
+from relay.egress.tenure import Place, Tenure
 from relay.errors import FencedError, KafkaRefusedError, KafkaUnavailableError
 from relay.events import DeadLetterReason, Outcome, Record
 from relay.journal import file
 from relay.journal.journal import Journal
 from relay.observe.account import Account
 from relay.observe.metrics import Metrics
-from tests.fakes import MemoryKafka, MemoryPublisher, as_json, event, journal_at, payload, until
+from tests.fakes import (
+    MemoryKafka,
+    MemoryPublisher,
+    as_json,
+    event,
+    journal_at,
+    know,
+    payload,
+    until,
+)
 
 ROUTER = Router("feishu.", {})
 LOST = KafkaUnavailableError("no answer")
@@ -80,8 +90,8 @@ async def test_events_are_published_in_order_and_settled(path: Path) -> None:
             await until(lambda: drained(metrics))
             assert metrics.registry.get_sample_value("relay_kafka_up") == 1
         assert metrics.registry.get_sample_value("relay_kafka_up") == 0
-        assert journal.trusted_seq is None
-        assert kafka.offsets == {journal.id: 2501}
+        assert kafka.place(journal.id) == Place(offset=2501, owner=journal.identity.signature)
+        assert Tenure(file=journal.identity).held
     assert names == published(kafka)
     expected = Account(received=2500, published=2500, duplicate=0, dead_letter=0, pending=0)
     assert expected == metrics.account()
@@ -171,9 +181,8 @@ async def test_restart_settles_what_kafka_has(path: Path) -> None:
     """Killed between Kafka's commit and the journal's."""
     kafka, metrics = MemoryKafka(), Metrics()
     async with journal_at(path) as journal:
-        await journal.trust_own()
+        await know(kafka, journal, 3)
         await add(journal, "a", "b", "c", "d")
-        kafka.offsets[journal.id] = 3
     async with journal_at(path, metrics) as journal, dispatching(journal, kafka, metrics):
         await until(lambda: drained(metrics))
     assert published(kafka) == ["c", "d"]
@@ -189,7 +198,7 @@ async def test_settling_that_fails_is_done_over(
     monkeypatch.setattr(file, "BUSY_TIMEOUT", 0.01)
     kafka, metrics = MemoryKafka(), Metrics()
     async with journal_at(path, metrics) as journal:
-        await journal.trust_own()
+        await know(kafka, journal)
         await add(journal, "a", "b")
         with closing(sqlite3.connect(path, isolation_level=None)) as other:
             other.execute("BEGIN IMMEDIATE")
@@ -283,7 +292,7 @@ async def test_fenced_dispatcher_ends(path: Path) -> None:
     kafka, metrics = MemoryKafka(), Metrics()
     async with journal_at(path, metrics) as journal, dispatching(journal, kafka, metrics) as task:
         name = journal.id
-        await until(lambda: kafka.epochs[journal.id])
+        await until(lambda: Tenure(file=journal.identity).held)
         kafka.replace(journal.id)
         await add(journal, "a")
         with pytest.raises(FencedError):
@@ -293,34 +302,35 @@ async def test_fenced_dispatcher_ends(path: Path) -> None:
         assert journal.id != name, "the other one's offsets must not settle our rows"
 
 
-async def test_foreign_progress_of_this_journal_is_fencing(path: Path) -> None:
-    """Kafka has been heard once; if it then knows more than we sent, somebody else sends."""
+async def test_offset_beyond_what_was_sent_is_another_file(path: Path) -> None:
+    """Under the own signature, too: the machine went back in time, with its memory."""
     kafka, metrics = MemoryKafka(after_commit=[None, LOST]), Metrics()
-    async with journal_at(path, metrics) as journal, dispatching(journal, kafka, metrics) as task:
+    async with journal_at(path, metrics) as journal, dispatching(journal, kafka, metrics):
+        name = journal.id
         await add(journal, "a")
         await until(lambda: drained(metrics))
         kafka.on_open = [LOST]
         kafka.before_commit = [LOST]
-        kafka.offsets[journal.id] = 99
+        kafka.offsets[name] = 99
         await add(journal, "b")
-        with pytest.raises(FencedError, match="another process has published"):
-            await task
+        await until(lambda: drained(metrics))
+        assert journal.id != name
+    assert published(kafka) == ["a", "b"]
 
 
 async def test_journal_older_than_kafka_becomes_another(path: Path) -> None:
     """A volume restored from a snapshot: what it held then is published, what came since is not."""
     kafka, metrics = MemoryKafka(), Metrics()
     async with journal_at(path) as journal:
-        await journal.trust_own()
+        await know(kafka, journal, 50)
         await add(journal, "old-1", "old-2")
         old_id = journal.id
-    kafka.offsets[old_id] = 50
     async with journal_at(path, metrics) as journal:
         await add(journal, "new-1")
         with capture_logs() as lines:
             async with dispatching(journal, kafka, metrics):
                 await until(lambda: drained(metrics))
-        assert (journal.trusted_seq, kafka.offsets[journal.id]) == (None, 4)
+        assert kafka.offsets[journal.id] == 4
         assert journal.id != old_id
     assert published(kafka) == ["new-1"]
     (loud,) = [line for line in lines if line["event"] == "journal_older_than_kafka"]

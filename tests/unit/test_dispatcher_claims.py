@@ -10,7 +10,9 @@ from structlog.testing import capture_logs
 
 from relay.contract.normalize import Router
 from relay.egress import dispatcher as dispatcher_module
+from relay.egress import recovery as recovery_module
 from relay.egress.dispatcher import Dispatcher
+from relay.egress.tenure import Tenure
 from relay.errors import ClaimsUnavailableError, FencedError, KafkaUnavailableError
 from relay.events import StoredEvent, Verdict
 from relay.journal.journal import Journal
@@ -65,7 +67,7 @@ class MemoryClaims:
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dispatcher_module, "FIRST_WAIT", 0.001)
     monkeypatch.setattr(dispatcher_module, "LONGEST_WAIT", 0.004)
-    monkeypatch.setattr(dispatcher_module, "SILENCE", 0.02)
+    monkeypatch.setattr(recovery_module, "SILENCE", 0.02)
 
 
 @asynccontextmanager
@@ -195,7 +197,7 @@ async def test_zombie_claims_nothing(tmp_path: Path) -> None:
         task = asyncio.create_task(
             Dispatcher(journal, MemoryPublisher(kafka), ROUTER, metrics, claims).run()  # type: ignore[arg-type]
         )
-        await until(lambda: kafka.epochs[journal.id])
+        await until(lambda: Tenure(file=journal.identity).held)
         kafka.replace(journal.id)
         await asyncio.sleep(0.05)
         await journal.add(event("only-here"))

@@ -2,9 +2,7 @@
 
 import asyncio
 import os
-import shutil
 import sqlite3
-from contextlib import closing
 from functools import partial
 from pathlib import Path
 
@@ -18,7 +16,7 @@ from relay.journal import file as journalfile
 from relay.journal import handover, view
 from relay.journal.journal import Journal
 from relay.observe.metrics import Metrics
-from tests.fakes import MemoryKafka, MemoryPublisher, event, journal_at, until
+from tests.fakes import MemoryKafka, MemoryPublisher, event, journal_at, know, until
 from tests.unit.test_dispatcher import ROUTER, dispatching, drained, endings, published
 from tests.unit.test_dispatcher_claims import MemoryClaims, replica
 
@@ -29,10 +27,13 @@ def recovering(journal: Journal, kafka: MemoryKafka, metrics: Metrics) -> Dispat
     return Dispatcher(journal, MemoryPublisher(kafka), ROUTER, metrics)
 
 
-async def fill(path: Path, *names: str, settled: int = 0) -> str:
-    """Store events and settle the first of them; give the journal's id."""
+async def fill(
+    path: Path, *names: str, settled: int = 0, kafka: MemoryKafka | None = None, offset: int = 0
+) -> str:
+    """Store events and settle the first of them; give the journal's id, which Kafka may know."""
     async with journal_at(path) as journal:
-        await journal.trust_own()
+        if kafka:
+            await know(kafka, journal, offset)
         for name in names:
             await journal.add(event(name))
         if settled:
@@ -234,7 +235,7 @@ def test_file_of_another_kind_is_refused(text: str, new: Path, tmp_path: Path) -
 async def test_what_kafka_has_is_not_exported(tmp_path: Path) -> None:
     """The replica died between the transaction's commit and its own."""
     old, kafka, metrics = tmp_path / "old.db", MemoryKafka(), Metrics()
-    kafka.offsets[await fill(old, "a", "b", "c")] = 3
+    await fill(old, "a", "b", "c", kafka=kafka, offset=3)
     async with journal_at(old, metrics) as journal:
         await recovering(journal, kafka, metrics).recover()
         assert handover.write(old, tmp_path / "events") == 1
@@ -334,15 +335,8 @@ async def test_event_may_move_on(tmp_path: Path) -> None:
 async def test_old_offset_says_nothing_of_events_put_in(old: Path, tmp_path: Path) -> None:
     """The new journal is a restored copy: Kafka's offset lies where the file now has other rows."""
     new, kafka, metrics = tmp_path / "new.db", MemoryKafka(), Metrics()
-    name = await fill(new, "x")
-    shutil.copy(new, tmp_path / "snapshot.db")
-    kafka.offsets[name] = 4  # seq 1 to 3 are published; the snapshot knows of 1 only
-    new.unlink()
-    shutil.copy(tmp_path / "snapshot.db", new)
-    with closing(sqlite3.connect(new)) as connection:
-        # A replica that has heard from Kafka, and was then stopped.
-        connection.execute("UPDATE journal SET trusted_seq = NULL")
-        connection.commit()
+    # Seq 1 to 3 are published; the snapshot knows of 1 only.
+    await fill(new, "x", kafka=kafka, offset=4)
     handover.write(old, tmp_path / "events")
     handover.read(tmp_path / "events", new)
     async with journal_at(new, metrics) as journal, dispatching(journal, kafka, metrics):

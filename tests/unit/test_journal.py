@@ -31,6 +31,7 @@ from relay.journal import backlog
 from relay.journal import file as journalfile
 from relay.journal import journal as journal_module
 from relay.journal import writer as journalwriter
+from relay.journal.identity import Identity
 from relay.journal.journal import Journal
 from relay.observe.account import Account
 from relay.observe.metrics import Metrics
@@ -267,27 +268,27 @@ async def test_id_belongs_to_the_file(path: Path, tmp_path: Path) -> None:
         assert first != other.id
     async with journal_at(path) as journal:
         assert first == journal.id
-        await journal.renew_id()
-        renewed = journal.id
-        assert renewed != first
+        renewed = str(uuid.uuid4())
+        await journal.become(Identity(id=renewed))
+        assert journal.id == renewed
     async with journal_at(path) as journal:
         assert renewed == journal.id
 
 
 async def test_only_rows_that_kafka_can_know_are_trusted(path: Path) -> None:
-    """Until Kafka has been heard, restarts do not make younger rows trusted."""
+    """Until a process has signed, restarts do not make younger rows trusted."""
     async with journal_at(path) as journal:
-        assert journal.trusted_seq == 0
+        assert journal.identity.reach == 0
         await journal.add(event("a"))
     async with journal_at(path) as journal:
-        assert journal.trusted_seq == 0
-        await journal.trust_own()
+        assert journal.identity.reach == 0
+        await journal.become(replace(journal.identity, signature="S", reach=None))
         await journal.add(event("b"))
     async with journal_at(path) as journal:
-        assert journal.trusted_seq == 2
+        assert journal.identity.reach == 2
         await journal.add(event("c"))
     async with journal_at(path) as journal:
-        assert journal.trusted_seq == 2
+        assert journal.identity.reach == 2
 
 
 async def test_numbers_are_never_used_twice(path: Path) -> None:
@@ -296,11 +297,11 @@ async def test_numbers_are_never_used_twice(path: Path) -> None:
         await journal.add(event("a"))
         await journal.add(event("b"))
         await settle_all(journal)
-        await journal.trust_own()
+        await journal.become(replace(journal.identity, signature="S", reach=None))
     with rows(path) as connection:
         connection.execute("DELETE FROM events")
     async with journal_at(path) as journal:
-        assert journal.trusted_seq == 2
+        assert (journal.identity.reach, journal.last_seq()) == (2, 2)
         await journal.add(event("c"))
         (found,) = await journal.pending(1, 1)
         assert found.seq == 3

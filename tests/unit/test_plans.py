@@ -4,6 +4,7 @@ import re
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,7 @@ async def test_no_statement_reads_all_rows(
         await journal.add(event("e-4"))
         await journal.mark_too_large(5)
         await journal.note_claims(seeded=True)
-        await journal.renew_id()
+        await journal.become(replace(journal.identity, id="another"))
         assert journal.published(0, 10) is not None
         assert await journal.probe()
         await until(lambda: any(one.startswith("DELETE") for one in statements))

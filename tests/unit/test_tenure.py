@@ -73,7 +73,7 @@ def test_start(file: Identity, place: Place, expected: Ruling) -> None:
     [
         (kafka(3, "S"), Ruling(step=Step.SETTLE, below=3)),
         (kafka(9, "S"), Ruling(step=Step.SETTLE, below=9)),
-        (kafka(10, "S"), Ruling(step=Step.PART, below=9, why=Why.OLDER)),
+        (kafka(10, "S"), Ruling(step=Step.PART, why=Why.OLDER)),
         (NOBODY, Ruling(step=Step.PART, why=Why.FORGOTTEN)),
         (kafka(4, "O", S=6), Ruling(step=Step.ENDED, below=6, why=Why.REPLACED)),
         (kafka(40, "O", S=6), Ruling(step=Step.ENDED, below=6, why=Why.REPLACED)),
