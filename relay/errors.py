@@ -15,7 +15,9 @@ RelayError
 │   ├── KafkaUnavailableError    transient: back off and try again for ever
 │   │   └── ProducerOustedError      its place was taken, or its transaction took too long
 │   ├── KafkaRefusedError        permanent until an operator repairs it: hold, show, try slowly
-│   └── RecordTooLargeError      one record exceeds the broker's limit: dead-letter that one
+│   ├── BatchRefusedError        what was sent together is sent otherwise: at once
+│   └── RecordRefusedError       these records were refused alone: dead-letter them
+│       └── RecordTooLargeError      for their size
 ├── EventNotFoundError       the journal has no such event
 ├── EventNotReplayableError  the journal has it, but it cannot be changed that way now
 ├── FeishuError              Feishu's API did not do what was asked
@@ -171,13 +173,26 @@ class KafkaRefusedError(PublishError):
     """Permanent until repaired: missing rights, a missing topic, a wrong password."""
 
 
-class RecordTooLargeError(PublishError):
-    """The broker takes no record of this size."""
+class BatchRefusedError(PublishError):
+    """Transient: a batch was refused as it was; the next attempt sends it otherwise."""
 
-    def __init__(self, position: int) -> None:
-        super().__init__(f"record {position} of the batch is larger than the broker allows")
-        #: Index of the record in the batch that was to be published.
-        self.position = position
+    def __init__(self, message: str, fate: StrEnum) -> None:
+        super().__init__(message)
+        #: A Fate: what was wrong with it.
+        self.fate = fate
+
+
+class RecordRefusedError(PublishError):
+    """The broker refuses records for what they are, each of them alone."""
+
+    def __init__(self, *positions: int, why: str = "refused by the broker") -> None:
+        super().__init__(f"{len(positions)} record(s) of the batch: {why}")
+        #: Indexes of the records in the batch that was to be published.
+        self.positions = positions
+
+
+class RecordTooLargeError(RecordRefusedError):
+    """The broker takes no record of this size."""
 
 
 class FeishuError(RelayError):

@@ -47,7 +47,28 @@ class DeadLetterReason(StrEnum):
     NO_EVENT_ID = "no_event_id"
     NO_EVENT_TYPE = "no_event_type"
     TOO_LARGE = "too_large"
+    #: The broker refuses its record, alone and again.
+    REFUSED = "refused"
     INTERNAL_ERROR = "internal_error"
+
+
+def refusal(reason: str | None) -> DeadLetterReason | None:
+    """Say whether a row's reason is that the broker has refused its record."""
+    refusals = (DeadLetterReason.TOO_LARGE, DeadLetterReason.REFUSED)
+    return next((one for one in refusals if one == reason), None)
+
+
+class Fate(StrEnum):
+    """What Kafka has made of a record that was sent."""
+
+    ACCEPTED = "accepted"
+    TOO_LARGE = "too_large"
+    #: Too old for its topic, or ahead of the broker's clock.
+    TIME_REFUSED = "time_refused"
+    #: The broker will never take it as it is.
+    REFUSED = "refused"
+    #: Nobody knows, or nothing is wrong with the record: the brokers are away, a right is missing.
+    UNKNOWN = "unknown"
 
 
 class LostReason(StrEnum):
@@ -139,8 +160,8 @@ class StoredEvent:
     body: bytes
     #: True when an operator asked for another publication of a settled event.
     replayed: bool = False
-    #: Set when the broker has refused the event's record.
-    too_large: bool = False
+    #: Set when the broker has refused the event's record: TOO_LARGE or REFUSED.
+    refused: DeadLetterReason | None = None
     #: The ids of the journals it was handed over from, with a space between: their claims are ours.
     origin: str | None = None
     #: The trace that the request belongs to, if it named one.

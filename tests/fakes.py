@@ -21,7 +21,12 @@ from cryptography.hazmat.primitives import padding
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 from relay.egress.tenure import Place, Tenure
-from relay.errors import KafkaUnavailableError, ProducerOustedError, RecordTooLargeError
+from relay.errors import (
+    KafkaUnavailableError,
+    ProducerOustedError,
+    RecordRefusedError,
+    RecordTooLargeError,
+)
 from relay.events import Callback, DeadLetterReason, Record, Transport
 from relay.journal.journal import Journal
 from relay.observe.metrics import Metrics
@@ -96,6 +101,8 @@ class MemoryKafka:
     signed: dict[str, Place] = field(default_factory=dict)
     #: A record with a larger value is refused.
     max_bytes: int = 2**20
+    #: Keys of records that are refused for what they are.
+    refuses: set[bytes] = field(default_factory=set)
     #: What the next calls of `open` and `publish` meet, in order; None is success.
     on_open: list[Exception | None] = field(default_factory=list)
     before_commit: list[BaseException | None] = field(default_factory=list)
@@ -169,6 +176,9 @@ class MemoryPublisher:
         for position, record in enumerate(batch):
             if len(record.value or b"") > self._kafka.max_bytes:
                 raise RecordTooLargeError(position)
+        refused = [n for n, record in enumerate(batch) if record.key in self._kafka.refuses]
+        if refused:
+            raise RecordRefusedError(*refused)
         self._kafka.records += batch
         self._kafka.offsets[journal_id] = last_seq + 1
         self._kafka.signed[journal_id] = self._signed

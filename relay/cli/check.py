@@ -12,6 +12,7 @@ import aiohttp
 from relay.contract.normalize import Router
 from relay.egress.kafka import topics
 from relay.egress.kafka.faults import translated
+from relay.egress.kafka.packing import Packing
 from relay.egress.kafka.producer import Producer
 from relay.errors import JournalDeniedError, JournalLockedError, KafkaRefusedError, RelayError
 from relay.feishu.api import Feishu
@@ -93,7 +94,7 @@ async def _transactions(settings: Settings) -> str:
     """Start a transactional producer under an id of its own, as `relay serve` will under its."""
     name, place = f"relay-check-{uuid.uuid4()}", topics.journal_topic(settings.kafka)
     async with translated(), asyncio.timeout(settings.kafka.timeout):
-        producer = Producer.to(settings.kafka, name)
+        producer = Producer.to(settings.kafka, name, Packing())
         try:
             await producer.start()
             there = place not in await topics.absent(settings.kafka, [])

@@ -173,7 +173,7 @@ def discard(
     journal: JournalOption = None,
     config: ConfigOption = None,
 ) -> None:
-    """Let go of dead letters that are kept for a decision (too_large, internal_error)."""
+    """Let go of dead letters that are kept for a decision (too_large, refused, internal_error)."""
     with journalview.opened(_path(journal, config)) as view:
         for event_id in event_ids:
             view.discard(event_id, app_name)

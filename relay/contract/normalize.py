@@ -215,6 +215,7 @@ _DETAILS = {
     DeadLetterReason.NO_EVENT_ID: "the body has no event id, or one of over 512 characters",
     DeadLetterReason.NO_EVENT_TYPE: "the body has no event type",
     DeadLetterReason.TOO_LARGE: "the record is larger than the broker takes; the journal has it",
+    DeadLetterReason.REFUSED: "the broker refuses the record, alone and again; the journal has it",
     DeadLetterReason.INTERNAL_ERROR: "relay failed to normalize the body; the journal has it",
 }
 

@@ -22,11 +22,13 @@ from relay.egress.publisher import Publisher
 from relay.egress.recovery import Recovery
 from relay.egress.tenure import Why
 from relay.errors import (
+    BatchRefusedError,
     ClaimsError,
     FencedError,
     JournalError,
     KafkaRefusedError,
     PublishError,
+    RecordRefusedError,
     RecordTooLargeError,
     RejectedError,
 )
@@ -89,6 +91,8 @@ class Dispatcher:
         self._wait = FIRST_WAIT
         #: Events in the next batch at most: half of one for which time may have been too short.
         self._batch_events = BATCH_EVENTS
+        #: Events whose records were refused alone, in the last attempt.
+        self._refused_once: set[int] = set()
         self._lateness = Lateness()
         #: Set whenever the journal was found to hold nothing pending.
         self.idle = asyncio.Event()
@@ -100,7 +104,7 @@ class Dispatcher:
                 await self._run_until_failure()
             except FencedError:
                 raise
-            except RecordTooLargeError:
+            except (BatchRefusedError, RecordRefusedError):
                 continue
             except KafkaRefusedError as error:
                 await self._hold("kafka_refuses", error)
@@ -232,9 +236,12 @@ class Dispatcher:
         records = self._records(batch, verdict, settlements)
         try:
             await self._publisher.publish(records, batch[-1].seq)
-        except RecordTooLargeError as error:
+        except RecordRefusedError as error:
             ours = [event for place, event in enumerate(batch) if place not in verdict.lost]
-            await self._found_too_large(ours[error.position], error)
+            await self._give_up([ours[position] for position in error.positions], error)
+            raise
+        except BatchRefusedError as error:
+            log.warning("batch_refused", fate=error.fate, error=str(error))
             raise
         except PublishError:
             self._batch_events = max(len(batch) // 2, 1)
@@ -275,20 +282,32 @@ class Dispatcher:
 
     def _record(self, event: StoredEvent) -> Record:
         """Make one record; whatever happens here, the next event gets its turn."""
-        if event.too_large:
-            return dead_letter(event, self._router, DeadLetterReason.TOO_LARGE, keep_value=False)
+        if event.refused:
+            return dead_letter(event, self._router, event.refused, keep_value=False)
         try:
             return normalize(event, self._router)
         except Exception as error:  # noqa: BLE001 - one event's fault never stops the next
             log.warning("normalize_failed", event_id=event.event_id, error=type(error).__name__)
             return dead_letter(event, self._router, DeadLetterReason.INTERNAL_ERROR)
 
-    async def _found_too_large(self, event: StoredEvent, error: RecordTooLargeError) -> None:
-        if event.too_large:
+    async def _give_up(self, events: Sequence[StoredEvent], error: RecordRefusedError) -> None:
+        """Make dead letters of what the broker refuses; what is not too large gets one more try."""
+        if any(event.refused for event in events):
             message = f"the broker does not even take a dead letter: {error}"
             raise KafkaRefusedError(message) from error
-        await self._journal.mark_too_large(event.seq)
-        log.warning("record_too_large", event_id=event.event_id, bytes=len(event.body))
+        reason, known = DeadLetterReason.TOO_LARGE, events
+        if not isinstance(error, RecordTooLargeError):
+            reason = DeadLetterReason.REFUSED
+            known = [event for event in events if event.seq in self._refused_once]
+            self._refused_once = {event.seq for event in events}
+        if known:
+            await self._journal.mark_refused([event.seq for event in known], reason)
+        for event in known:
+            name, size = event.event_id, len(event.body)
+            if reason is DeadLetterReason.TOO_LARGE:
+                log.warning("record_too_large", event_id=name, bytes=size)
+            else:
+                log.warning("record_refused", event_id=name, bytes=size, error=str(error))
 
     async def _settle(
         self, batch: Sequence[StoredEvent], settlements: Sequence[Settlement]

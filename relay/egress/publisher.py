@@ -10,10 +10,11 @@ from typing import Protocol
 
 from relay.egress.kafka import offsets
 from relay.egress.kafka.faults import translated
-from relay.egress.kafka.producer import BATCH_BYTES, Producer
+from relay.egress.kafka.packing import Packing
+from relay.egress.kafka.producer import Producer
 from relay.egress.kafka.topics import ensure, journal_topic
 from relay.egress.tenure import Place
-from relay.errors import KafkaUnavailableError, RecordTooLargeError
+from relay.errors import KafkaUnavailableError
 from relay.events import Record
 from relay.settings import Kafka
 
@@ -47,34 +48,19 @@ class _Session:
         self._settings = settings
         self._topics = topics
         self._journal_topic = journal_topic(settings)
-        self._batch_bytes = BATCH_BYTES
+        self._packing = Packing()
         self._producer: Producer | None = None
 
     async def _start(self, transactional_id: str | None) -> None:
         """Make sure of the topics and connect a producer; with an id this fences earlier ones."""
         await ensure(self._settings, self._topics)
-        self._producer = Producer.to(self._settings, transactional_id, self._batch_bytes)
+        self._producer = Producer.to(self._settings, transactional_id, self._packing)
         await self._producer.start()
 
     def _opened(self) -> Producer:
         if self._producer is None:
             raise KafkaUnavailableError("the publisher is not open")
         return self._producer
-
-    async def _send(self, producer: Producer, records: AsyncIterable[Record]) -> None:
-        """Send the records; raise what went wrong with the first batch that was not taken."""
-        for delivery in await producer.send(records):
-            if delivery.too_large:
-                self._too_large(delivery.positions)
-            if delivery.error:
-                raise delivery.error
-
-    def _too_large(self, positions: Sequence[int]) -> None:
-        if len(positions) == 1:
-            raise RecordTooLargeError(positions[0])
-        self._batch_bytes = max(1, self._batch_bytes // 4)
-        message = f"the broker takes no batch of {len(positions)} records; trying smaller ones"
-        raise KafkaUnavailableError(message)
 
     async def close(self) -> None:
         """Throw the producer away."""
@@ -135,7 +121,7 @@ class ExactlyOncePublisher(_Session):
     async def publish(self, records: AsyncIterable[Record], last_seq: int) -> None:
         """Commit the records and `last_seq` + 1 as one; on any other error nothing is known."""
         async with self._transaction() as producer:
-            await self._send(producer, records)
+            await producer.send(records)
             await self._send_offset(producer, last_seq + 1)
             await producer.commit()
 
@@ -169,4 +155,4 @@ class AtLeastOncePublisher(_Session):
         """Publish the records; they are on all in-sync replicas when this returns."""
         del last_seq
         async with translated(), asyncio.timeout(self._settings.timeout):
-            await self._send(self._opened(), records)
+            await self._opened().send(records)

@@ -15,7 +15,15 @@ from typing import Any
 import structlog
 
 from relay.errors import RejectedError, RejectReason, StoppedWorkingError
-from relay.events import Callback, DeadLetterReason, Outcome, Settlement, StoredEvent, Transport
+from relay.events import (
+    Callback,
+    DeadLetterReason,
+    Outcome,
+    Settlement,
+    StoredEvent,
+    Transport,
+    refusal,
+)
 from relay.fairness import Turns
 from relay.journal import faults
 from relay.journal import file as journalfile
@@ -156,10 +164,10 @@ class Journal:
         await self._call(lambda connection: _settle(connection, settlements, settled_at))
         self._backlog.settle(settlements[-1].seq)
 
-    async def mark_too_large(self, seq: int) -> None:
-        """Note, durably, that the broker takes no record of this event."""
+    async def mark_refused(self, seqs: Sequence[int], reason: DeadLetterReason) -> None:
+        """Note, durably, that the broker takes no record of these events: TOO_LARGE or REFUSED."""
         sql = "UPDATE events SET reason = ? WHERE seq = ?"
-        await self._call(lambda c: c.execute(sql, (DeadLetterReason.TOO_LARGE, seq)))
+        await self._call(lambda c: c.executemany(sql, [(reason, seq) for seq in seqs]))
         self._backlog.forget()
 
     @property
@@ -323,7 +331,7 @@ def stored_event(row: tuple[Any, ...]) -> StoredEvent:
         event_type=event_type,
         body=body,
         replayed=bool(replayed),
-        too_large=reason == DeadLetterReason.TOO_LARGE,
+        refused=refusal(reason),
         origin=origin,
         traceparent=traceparent,
     )

@@ -57,7 +57,8 @@ CREATE TABLE events (
     origin TEXT,
     -- NULL while pending, then published, duplicate or dead_letter.
     outcome TEXT,
-    -- Why it is a dead letter; too_large is noted while it is pending. Rows with too_large or internal_error stay until an operator decides.
+    -- Why it is a dead letter; too_large and refused are noted while it is pending. Rows
+    -- with one of them, or with internal_error, stay until an operator decides.
     reason TEXT,
     -- Unix time in milliseconds.
     settled_at INTEGER,

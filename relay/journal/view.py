@@ -11,13 +11,17 @@ from pathlib import Path
 from typing import Any
 
 from relay.errors import EventNotFoundError, EventNotReplayableError
-from relay.events import Callback, DeadLetterReason, StoredEvent, Transport
+from relay.events import Callback, DeadLetterReason, StoredEvent, Transport, refusal
 from relay.journal import faults, file
 
 #: How `relay events list` names an event that has no outcome yet.
 PENDING = "pending"
 #: Reasons of dead letters of which the journal has the only usable copy.
-UNDECIDED = (DeadLetterReason.TOO_LARGE, DeadLetterReason.INTERNAL_ERROR)
+UNDECIDED = (
+    DeadLetterReason.TOO_LARGE,
+    DeadLetterReason.REFUSED,
+    DeadLetterReason.INTERNAL_ERROR,
+)
 
 #: Seqs that one look covers, twice as many each time: a command holds no read open for long, and
 #: tells how far it is.
@@ -209,7 +213,7 @@ def as_stored(entry: Entry, body: bytes) -> StoredEvent:
         event_type=entry.event_type,
         body=body,
         replayed=entry.replayed,
-        too_large=entry.reason == DeadLetterReason.TOO_LARGE,
+        refused=refusal(entry.reason),
     )
 
 

@@ -56,7 +56,7 @@ _NEXT = "SELECT seq FROM events WHERE seq > ? AND seq <= ? ORDER BY seq LIMIT ?"
 #: Dead letters whose only copy is the journal's stay until an operator decides.
 _TIDY = (
     "DELETE FROM events WHERE seq BETWEEN ? AND ?"
-    " AND coalesce(reason, '') NOT IN ('too_large', 'internal_error')"
+    " AND coalesce(reason, '') NOT IN ('too_large', 'refused', 'internal_error')"
 )
 #: What a full journal needs of a settled event is its id alone.
 _SHELLS = (

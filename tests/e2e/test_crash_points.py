@@ -23,7 +23,7 @@ ASIDE = {
     "journal.Journal.close": "everything is settled, or stays on disk",
     "journal.Journal.watch": "it waits for a thread to die",
     "journal.Journal.probe": "a question of the load balancer's",
-    "journal.Journal.mark_too_large": "tests/e2e/test_faults.py, with a record that is too large",
+    "journal.Journal.mark_refused": "tests/e2e/test_faults.py, with a record that is too large",
     "journal.Journal.note_claims": "only where claims were switched on or off",
     "dispatcher.Dispatcher._hold": "a wait after a failure: nothing is done",
     "dispatcher.Dispatcher._hold_for_journal": "the same",
@@ -32,7 +32,7 @@ ASIDE = {
     "recovery.Recovery._parted": "tests/e2e/crash.py dies there, with a restored journal",
     "recovery.Recovery.rename": "the same",
     "recovery.Recovery.confirmed": "only with claims: tests/lab",
-    "dispatcher.Dispatcher._found_too_large": "as mark_too_large",
+    "dispatcher.Dispatcher._give_up": "as mark_refused",
     "dispatcher.Dispatcher.recover": "`relay events export`, which publishes nothing",
     "publisher.AtLeastOncePublisher": "tests/e2e/test_oracle.py, for that delivery",
     "publisher.ExactlyOncePublisher.confirm": "only with claims; it is aborted whatever happens",
@@ -60,7 +60,7 @@ SELDOM = {
     "dispatcher.Dispatcher._verdict:1": "only with claims: tests/lab",
     "dispatcher.Dispatcher._verdict:2": "the same",
     "dispatcher.Dispatcher._verdict:3": "the same",
-    "dispatcher.Dispatcher._publish:2": "_found_too_large",
+    "dispatcher.Dispatcher._publish:2": "_give_up",
     "producer.Producer.send:2": "one partition's batch is full: the rest is sent as any other",
 }
 

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequen
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition, errors
@@ -15,15 +15,16 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.partitioner import DefaultPartitioner
 from pydantic import SecretStr
 
-from relay.egress.kafka import faults, offsets, topics
-from relay.egress.kafka import producer as producer_module
+from relay.egress.kafka import faults, offsets, packing, topics
 from relay.egress.kafka.client import admin_client
 from relay.egress.publisher import AtLeastOncePublisher, ExactlyOncePublisher, Publisher
 from relay.egress.tenure import Place as Tenured
 from relay.errors import (
+    BatchRefusedError,
     KafkaRefusedError,
     KafkaUnavailableError,
     ProducerOustedError,
+    RecordRefusedError,
     RecordTooLargeError,
 )
 from relay.events import Outcome, Record
@@ -386,7 +387,7 @@ async def test_too_large_record_is_named_and_nothing_stays(place: Place) -> None
         await opened(publisher, place.journal_id)
         with pytest.raises(RecordTooLargeError) as caught:
             await publish(publisher, [small[0], small[1], large, small[2]], 4)
-        assert caught.value.position == 2
+        assert caught.value.positions == (2,)
         await publisher.close()
         assert place.fresh == await opened(publisher, place.journal_id)
         marker = record(place.topic, "k", b"marker")
@@ -398,27 +399,100 @@ async def test_too_large_record_is_named_and_nothing_stays(place: Place) -> None
         await publisher.close()
 
 
+async def sent(publisher: Publisher, records: Sequence[Record], last_seq: int) -> int:
+    """Publish as the dispatcher does; give how often the broker has refused a batch before."""
+    refusals = 0
+    while True:
+        try:
+            await opened(publisher, "sent")
+            await publish(publisher, records, last_seq)
+        except BatchRefusedError:
+            refusals += 1
+        else:
+            return refusals
+        finally:
+            await publisher.close()
+
+
+async def topic_with(broker: Broker, prefix: str, **limits: str) -> str:
+    """Make a topic of one partition with settings of its own."""
+    topic = f"{prefix}records"
+    settings = {name.replace("_", "."): value for name, value in limits.items()}
+    async with admin_client(options(broker.bootstrap, prefix)) as admin:
+        await admin.create_topics([NewTopic(topic, 1, 1, topic_configs=settings)])
+    return topic
+
+
+@pytest.mark.parametrize("kind", [ExactlyOncePublisher, AtLeastOncePublisher])
 async def test_record_from_the_future_holds_up_nothing(
-    kafka: Broker, topic_prefix: str, monkeypatch: pytest.MonkeyPatch
+    kind: type[ExactlyOncePublisher],
+    any_kafka: Broker,
+    topic_prefix: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A clock was two hours ahead: Kafka refuses while it is, and no longer."""
-    place = broker_place(kafka.bootstrap, topic_prefix, "exactly-once", real=True)
+    """Nor does a clock that is two hours ahead: what Kafka refuses then goes out without a time."""
+    topic = await topic_with(any_kafka, topic_prefix, message_timestamp_after_max_ms="3600000")
     now = int(time.time() * 1000)
-    ahead = record(place.topic, "k", b"1", timestamp=now + 2 * 3_600_000)
-    publisher = place.make()
+    ahead = record(topic, "k", b"1", timestamp=now + 2 * 3_600_000)
+    publisher = kind(options(any_kafka.bootstrap, topic_prefix), [topic])
     try:
-        await opened(publisher, place.journal_id)
         with monkeypatch.context() as patched:
-            patched.setattr(producer_module, "_now", lambda: now + 2 * 3_600_000)
-            with pytest.raises(KafkaRefusedError, match="InvalidTimestamp"):
-                await publish(publisher, [ahead], 1)
-        await publisher.close()
-        await opened(publisher, place.journal_id)
-        await publish(publisher, [ahead], 1)
-        (seen,) = await place.see(1)
-        assert now <= seen.timestamp < now + 60_000
+            patched.setattr(packing, "_now", lambda: now + 2 * 3_600_000)
+            assert await sent(publisher, [ahead], 1) == 1
+            assert await sent(publisher, [ahead], 2) == 0
+        publisher = kind(options(any_kafka.bootstrap, topic_prefix), [topic])
+        assert await sent(publisher, [ahead], 3) == 0
+        one, two, three = await committed(any_kafka.bootstrap, topic, 3)
+        assert (one.timestamp, two.timestamp) == (-1, -1)
+        assert now <= three.timestamp < now + 60_000
     finally:
         await publisher.close()
+
+
+@pytest.mark.parametrize("hours", [[49] * 21, [49, 0, 0, 30, 2], [0] * 5 + [400 * 24]])
+async def test_old_records_are_dated_now_where_the_topic_bounds_their_time(
+    hours: list[int], any_kafka: Broker, topic_prefix: str
+) -> None:
+    """They would stop all publishing; young ones keep their time, and the order stays."""
+    topic = await topic_with(any_kafka, topic_prefix, message_timestamp_before_max_ms="3600000")
+    now = int(time.time() * 1000)
+    records = [
+        record(topic, "k", b"%d" % n, timestamp=now - age * 3_600_000)
+        for n, age in enumerate(hours)
+    ]
+    publisher = ExactlyOncePublisher(options(any_kafka.bootstrap, topic_prefix), [topic])
+    try:
+        assert 0 < await sent(publisher, records, len(records)) <= 8
+        assert await sent(publisher, records, 2 * len(records)) == 0, "it has learnt"
+    finally:
+        await publisher.close()
+    found = await committed(any_kafka.bootstrap, topic, 2 * len(records))
+    assert [one.value for one in records * 2] == [one.value for one in found]
+    for age, one in zip(hours * 2, found, strict=True):
+        assert (one.timestamp == now - age * 3_600_000) == (age == 0)
+        assert now - 3_600_000 < one.timestamp < now + 60_000
+
+
+async def test_record_that_the_broker_refuses_is_named_and_the_rest_goes_out(
+    any_kafka: Broker, topic_prefix: str
+) -> None:
+    """By its validation: here, a compacted topic takes no record without a key."""
+    topic = await topic_with(any_kafka, topic_prefix, cleanup_policy="compact")
+    publisher = ExactlyOncePublisher(options(any_kafka.bootstrap, topic_prefix), [topic])
+    records = [record(topic, f"k-{n}", b"%d" % n) for n in range(60)]
+    bad, none = {17, 42}, cast("bytes", None)
+    for n in bad:
+        records[n] = replace(records[n], key=none)
+    try:
+        with pytest.raises(RecordRefusedError, match="InvalidRecord") as caught:
+            await sent(publisher, records, 60)
+        assert set(caught.value.positions) == bad
+        good = [one for n, one in enumerate(records) if n not in bad]
+        assert await sent(publisher, good, 60) == 0
+    finally:
+        await publisher.close()
+    found = await committed(any_kafka.bootstrap, topic, 58)
+    assert [one.value for one in good] == [one.value for one in found]
 
 
 async def test_batch_beyond_the_topics_limit_is_made_smaller(
@@ -440,7 +514,7 @@ async def test_batch_beyond_the_topics_limit_is_made_smaller(
                 await opened(publisher, "narrow")
                 await publish(publisher, records, 40)
                 break
-            except KafkaUnavailableError:
+            except BatchRefusedError:
                 await publisher.close()
         assert 1 < attempts < 5
         assert len(await committed(kafka.bootstrap, topic, 40)) == 40
@@ -707,7 +781,6 @@ def test_error_is_said_in_one_line(error: Exception, expected: str) -> None:
         (errors.InvalidProducerEpoch(), ProducerOustedError),
         (errors.TopicAuthorizationFailedError(), KafkaRefusedError),
         (errors.SaslAuthenticationFailed(), KafkaRefusedError),
-        (errors.InvalidTimestampError(), KafkaRefusedError),
         (errors.NotLeaderForPartitionError(), KafkaUnavailableError),
         (TimeoutError(), KafkaUnavailableError),
         (ConnectionResetError(), KafkaUnavailableError),

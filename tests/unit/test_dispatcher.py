@@ -13,8 +13,14 @@ from relay.contract.normalize import Router
 from relay.egress import dispatcher as dispatcher_module
 from relay.egress.dispatcher import Dispatcher
 from relay.egress.tenure import Place, Tenure
-from relay.errors import FencedError, KafkaRefusedError, KafkaUnavailableError
-from relay.events import DeadLetterReason, Outcome, Record
+from relay.errors import (
+    BatchRefusedError,
+    FencedError,
+    KafkaRefusedError,
+    KafkaUnavailableError,
+    RecordRefusedError,
+)
+from relay.events import DeadLetterReason, Fate, Outcome, Record
 from relay.journal import file
 from relay.journal.journal import Journal
 from relay.observe.account import Account
@@ -266,7 +272,7 @@ async def test_too_large_record_is_known_after_a_restart(path: Path) -> None:
     kafka, metrics = MemoryKafka(max_bytes=100), Metrics()
     async with journal_at(path) as journal:
         await add(journal, "large")
-        await journal.mark_too_large(1)
+        await journal.mark_refused([1], DeadLetterReason.TOO_LARGE)
     async with journal_at(path, metrics) as journal, dispatching(journal, kafka, metrics):
         await until(lambda: drained(metrics))
         assert kafka.epochs[journal.id] == 1
@@ -285,6 +291,60 @@ async def test_broker_that_takes_no_dead_letter_is_held(path: Path) -> None:
                 kafka.max_bytes = 2**20
                 await until(lambda: drained(metrics))
     assert endings(path) == [("a", "dead_letter", "too_large")]
+
+
+@pytest.mark.parametrize("bad", [[1], [0, 2], [0, 1, 2, 3]])
+async def test_refused_records_are_dead_lettered_and_the_rest_goes_on(
+    bad: list[int], path: Path
+) -> None:
+    """Refused alone, and again: once more is tried; their bodies stay in the journal."""
+    kafka, metrics = MemoryKafka(), Metrics()
+    async with journal_at(path, metrics) as journal:
+        for n in range(4):
+            ticket = {"ticket": {"ticket_id": f"t-{n}"}}
+            await journal.add(event(f"e-{n}", as_json(payload(f"e-{n}", event=ticket))))
+        kafka.refuses = {f"t-{n}".encode() for n in bad}
+        with capture_logs() as lines:
+            async with dispatching(journal, kafka, metrics):
+                await until(lambda: drained(metrics))
+        assert kafka.epochs[journal.id] == 3
+    expected = [
+        (f"e-{n}", "dead_letter", "refused") if n in bad else (f"e-{n}", "published", None)
+        for n in range(4)
+    ]
+    assert endings(path) == expected
+    letters = [one for one in kafka.records if one.reason is DeadLetterReason.REFUSED]
+    assert [f"e-{n}".encode() for n in bad] == [letter.key for letter in letters]
+    assert {letter.value for letter in letters} == {None}
+    told = [line["event_id"] for line in lines if line["event"] == "record_refused"]
+    assert [f"e-{n}" for n in bad] == told
+
+
+async def test_record_that_was_refused_once_goes_out(path: Path) -> None:
+    """A line may have garbled it; nothing is given up at the first word."""
+    kafka, metrics = MemoryKafka(), Metrics()
+    kafka.before_commit = [RecordRefusedError(0), None]
+    async with journal_at(path, metrics) as journal:
+        await add(journal, "a")
+        async with dispatching(journal, kafka, metrics):
+            await until(lambda: drained(metrics))
+    assert endings(path) == [("a", "published", None)]
+
+
+async def test_batch_that_is_refused_is_sent_again_at_once_and_whole(path: Path) -> None:
+    """Nothing waits, and the next batch is no smaller: the publisher packs it otherwise."""
+    kafka, metrics = MemoryKafka(), Metrics()
+    kafka.before_commit = [BatchRefusedError("t: too old", Fate.TIME_REFUSED)] * 5
+    async with journal_at(path, metrics) as journal:
+        await add(journal, "a", "b")
+        with capture_logs() as lines:
+            async with dispatching(journal, kafka, metrics):
+                await until(lambda: drained(metrics))
+    assert published(kafka) == ["a", "b"]
+    assert [line["fate"] for line in lines if line["event"] == "batch_refused"] == (
+        ["time_refused"] * 5
+    )
+    assert "kafka_unavailable" not in {line["event"] for line in lines}
 
 
 async def test_fenced_dispatcher_ends(path: Path) -> None:

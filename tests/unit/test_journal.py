@@ -818,7 +818,7 @@ async def test_pending_in_memory_is_what_the_file_has(
 
         async def refuse() -> None:
             for one in await journal.pending(1, 1):
-                await journal.mark_too_large(one.seq)
+                await journal.mark_refused([one.seq], DeadLetterReason.TOO_LARGE)
 
         steps = [add] * 4 + [settle] * 4 + [replay, refuse]
         complete = 0
@@ -829,7 +829,7 @@ async def test_pending_in_memory_is_what_the_file_has(
                 sql = "SELECT seq, reason FROM events WHERE outcome IS NULL ORDER BY seq"
                 expected = connection.execute(sql).fetchall()
             found = await journal.pending(10_000, 2**30)
-            assert expected == [(e.seq, "too_large" if e.too_large else None) for e in found]
+            assert expected == [(e.seq, e.refused) for e in found]
         assert complete > 10
 
 

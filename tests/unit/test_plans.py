@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from relay.errors import EventNotFoundError
-from relay.events import Outcome, Settlement
+from relay.events import DeadLetterReason, Outcome, Settlement
 from relay.journal import file, handover
 from relay.journal import view as journalview
 from relay.journal import writer as journalwriter
@@ -63,7 +63,7 @@ async def test_no_statement_reads_all_rows(
             [Settlement(seq=n, outcome=one) for n, one in enumerate(endings, 1)], 1
         )
         await journal.add(event("e-4"))
-        await journal.mark_too_large(5)
+        await journal.mark_refused([5], DeadLetterReason.TOO_LARGE)
         await journal.note_claims(seeded=True)
         await journal.become(replace(journal.identity, id="another"))
         assert journal.published(0, 10) is not None

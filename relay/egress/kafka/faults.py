@@ -11,6 +11,7 @@ from relay.errors import (
     ProducerOustedError,
     RelayError,
 )
+from relay.events import Fate
 
 #: Errors that time does not heal: an operator must.
 _REFUSED = (
@@ -25,10 +26,38 @@ _REFUSED = (
     errors.IncompatibleBrokerVersion,
     errors.InvalidReplicationFactorError,
     errors.PolicyViolationError,
-    errors.InvalidTimestampError,
 )
+#: What a broker says of a batch, by what becomes of its records.
+_FATES: dict[type[BaseException], Fate] = {
+    errors.MessageSizeTooLargeError: Fate.TOO_LARGE,
+    errors.RecordListTooLargeError: Fate.TOO_LARGE,
+    errors.InvalidTimestampError: Fate.TIME_REFUSED,
+    errors.CorruptRecordException: Fate.REFUSED,
+}
 #: A producer's end: another one was opened, or its transaction took too long. Brokers say the same.
 _OUSTED = (errors.ProducerFenced, errors.InvalidProducerEpoch)
+
+
+class InvalidRecordError(errors.BrokerResponseError):  # type: ignore[misc]  # it has no types
+    """The broker has looked into a record, and does not take what it found."""
+
+    errno = 87
+    message = "INVALID_RECORD"
+    description = "This record has failed the validation on the broker."
+
+
+def complete() -> None:
+    """Give aiokafka the errors of brokers that it does not know; else they are all alike."""
+    errors.kafka_errors.setdefault(InvalidRecordError.errno, InvalidRecordError)
+
+
+def fate_of(error: BaseException | None) -> Fate:
+    """Say what has become of the records of a batch with which a broker ended so."""
+    if error is None:
+        return Fate.ACCEPTED
+    if getattr(error, "errno", None) == InvalidRecordError.errno:
+        return Fate.REFUSED
+    return _FATES.get(type(error), Fate.UNKNOWN)
 
 
 @asynccontextmanager
