@@ -317,6 +317,15 @@ async def test_wrong_password_is_refused_and_not_shown(tmp_path: Path) -> None:
         await right.close()
 
 
+async def test_any_password_and_an_ipv6_address_work_when_encoded(tmp_path: Path) -> None:
+    """What the settings take is what the server is asked with."""
+    both = ("--bind", "127.0.0.1", "-::1")
+    with redis_server(tmp_path, "--requirepass", "a#?[]@/%:c", *both) as server:
+        for host in ("127.0.0.1", "[::1]"):
+            url = f"redis://:a%23%3F%5B%5D%40%2F%25:c@{host}:{server.port}/0"
+            assert (await claims(url).version()).count(".") == 2
+
+
 async def test_certificate_is_checked(tmp_path: Path) -> None:
     """A server that nobody vouches for is not talked to."""
     security = secure_listeners(tmp_path)

@@ -340,6 +340,42 @@ def test_every_test_that_is_named_exists(paper: Path) -> None:
         assert f"def {name}(" in code, name
 
 
+SECURITY = (ROOT / "docs" / "security.md").read_text()
+
+
+def proofs(text: str) -> list[tuple[str, list[str]]]:
+    """Give each file of tests that is named, with the tests of it that are named behind."""
+    parts = re.split(r"`(tests/[\w/]+\.py)`", text)
+    return [
+        (file, re.findall(r"`(test_\w+)`", behind))
+        for file, behind in zip(parts[1::2], parts[2::2], strict=True)
+    ]
+
+
+@pytest.mark.parametrize("row", [cells for cells in rows(SECURITY) if cells[0] != "they try"])
+def test_every_threat_has_a_test(row: list[str]) -> None:
+    """By its name: a file alone shows nothing."""
+    found = proofs(row[2])
+    assert found
+    assert all(names for _, names in found)
+
+
+def test_every_section_on_security_has_a_test() -> None:
+    for section in re.split(r"^## ", SECURITY, flags=re.MULTILINE)[1:]:
+        assert all(names for _, names in proofs(section)), section.splitlines()[0]
+        assert proofs(section), section.splitlines()[0]
+
+
+@pytest.mark.parametrize("paper", PAPERS, ids=lambda path: path.name)
+def test_every_test_is_where_the_paper_says(paper: Path) -> None:
+    """`file` (`test`, `test`): each is in that file."""
+    pattern = r"`(tests/[\w/]+\.py)`(?:,\s+|\s+\()((?:`test_\w+`(?:,\s+)?)+)"
+    for place, names in re.findall(pattern, paper.read_text()):
+        code = (ROOT / place).read_text()
+        for name in re.findall(r"`(\w+)`", names):
+            assert f"def {name}(" in code, (place, name)
+
+
 def test_chart_knows_every_setting() -> None:
     """Its schema refuses other names in `settings`: `make chart` after a change of them."""
     command = [sys.executable, str(ROOT / "deploy" / "chart.py"), "--check"]
