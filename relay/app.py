@@ -234,7 +234,7 @@ class Relay:
         from relay.claims.seeding import Seeding
 
         claims = Claims(settings, journal.retention, self.metrics)
-        claims.entry = Seeding(journal, claims, settings.replica, settings.after).enter
+        claims.entry = Seeding(journal, claims, settings.replica, settings.after)
         return claims
 
     def _spans(self) -> "Spans | None":

@@ -25,7 +25,9 @@ RelayError
 │   └── FeishuRefusedError       permanent until repaired: a wrong secret, a missing right
 ├── ClaimsError              the claims store did not say who publishes a batch; it waits, or goes
 │   ├── ClaimsUnavailableError   transient: away or slow
-│   └── ClaimsRefusedError       permanent until repaired: too old, or a wrong password
+│   ├── ClaimsRefusedError       permanent until repaired: too old, or a wrong password
+│   ├── ClaimsEmptiedError       the store has lost what was in it: bring it in again
+│   └── ClaimsAwaitedError       another replica's past is not in the store: wait for it
 ├── StoppedWorkingError      a part of this process has died, and the rest cannot do without it
 ├── FencedError              another process took over this journal's identity; the process ends
 └── BrokerError              the embedded development broker cannot start
@@ -215,8 +217,17 @@ class ClaimsUnavailableError(ClaimsError):
     """Transient: the claims store is away, slow or changing its master."""
 
 
+class ClaimsEmptiedError(ClaimsError):
+    """Transient: the store has lost what was in it; nothing was claimed."""
+
+
 class ClaimsAwaitedError(ClaimsError):
-    """Transient: another replica has not yet brought its past into the claims store."""
+    """Transient: other replicas have not yet brought their past into the claims store."""
+
+    def __init__(self, message: str, replica: str = "") -> None:
+        super().__init__(message)
+        #: Which one, if it is one.
+        self.replica = replica
 
 
 class ClaimsRefusedError(ClaimsError):

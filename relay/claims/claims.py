@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, TypeVar
 import structlog
 from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
 
-from relay.claims.store import Answer, Store, connect
+from relay.claims.store import Answer, Claim, Store, connect
 from relay.errors import (
     ClaimsAwaitedError,
+    ClaimsEmptiedError,
     ClaimsError,
     ClaimsRefusedError,
     ClaimsUnavailableError,
@@ -31,7 +32,7 @@ from relay.settings import Claims as Settings
 from relay.settings import OnOutage
 
 if TYPE_CHECKING:
-    from relay.claims.seeding import Entry
+    from relay.claims.seeding import Seeding
 
 T = TypeVar("T")
 
@@ -65,34 +66,47 @@ class Claims:
         metrics.claims_up.set(0)
         #: Keys that were free before the batch which is not yet published, and its events' seq.
         self._fresh: dict[str, int] = {}
+        self._connecting = asyncio.Lock()
         #: What must have succeeded before the first claim.
-        self.entry: Entry | None = None
+        self.entry: Seeding | None = None
 
     async def close(self) -> None:
         """Close the connection."""
+        if self.entry:
+            await self.entry.close()
         await self._discard()
 
     async def ask(self, events: Sequence[StoredEvent], owner: str) -> Verdict:
         """Claim a batch for a journal; waits while the store is away, unless it may be skipped."""
         if self._settings.on_outage is OnOutage.PUBLISH and time.monotonic() < self._again_at:
-            return Verdict(skipped=True)
+            return await self._skip(events)
         while True:
             try:
                 if self.entry:
-                    await self.entry()
+                    await self.entry.enter(events)
                 lost = await self._claim(events, owner, self._fresh)
+            except ClaimsEmptiedError:
+                if self.entry:
+                    self.entry.emptied()
+                continue
             except ClaimsError as error:
                 self._failed(error)
                 awaited = isinstance(error, ClaimsAwaitedError)
                 if self._settings.on_outage is OnOutage.PUBLISH and not awaited:
                     self._again_at = time.monotonic() + LONGEST_WAIT
-                    return Verdict(skipped=True)
+                    return await self._skip(events)
                 self._metrics.claims_waiting.set(len(events))
                 await asyncio.sleep(self._wait * random.uniform(0.5, 1))  # noqa: S311 - jitter
                 self._wait = min(self._wait * 2, LONGEST_WAIT)
                 continue
             self._succeeded(len(events), len(lost))
             return Verdict(lost=lost)
+
+    async def _skip(self, events: Sequence[StoredEvent]) -> Verdict:
+        """Let events go out unclaimed; they are claimed once the store is back."""
+        if self.entry:
+            await self.entry.unclaimed(events[0].seq)
+        return Verdict(skipped=True)
 
     def published(self) -> None:
         """What was claimed has come to its end, and is never to be released."""
@@ -124,7 +138,7 @@ class Claims:
         try:
             await self._within(lambda store: store.version())
             if self.entry:
-                await self.entry()
+                await self.entry.enter()
         except ClaimsError as error:
             self._failed(error)
         else:
@@ -173,6 +187,14 @@ class Claims:
         mark = self._announcement(replica)
         await self._within(lambda store: store.put(mark, owner, self._seconds))
 
+    async def dismiss(self, replica: str) -> None:
+        """Say, for ever, that nobody need wait for a replica's past. Raises as `claim` does."""
+        mark = self._announcement(replica)
+        try:
+            await self._within(lambda store: store.put(mark, "gone", None))
+        finally:
+            await self._discard()
+
     async def announced(self, replica: str) -> bool:
         """Whether a replica has said so. Raises as `claim` does."""
         return await self._within(lambda store: store.has(self._announcement(replica)))
@@ -188,22 +210,32 @@ class Claims:
             await self._discard()
 
     async def _call(self, keys: Sequence[str], owner: str, origin: str | None) -> Answer:
-        heir_of = origin.split() if origin else ()
-        return await self._within(lambda store: store.claim(keys, owner, self._seconds, heir_of))
+        claim = Claim(
+            owner=owner,
+            seconds=self._seconds,
+            heir_of=origin.split() if origin else (),
+            mark=self._announcement(self.entry.place) if self.entry else None,
+        )
+        return await self._within(lambda store: store.claim(keys, claim))
 
     async def _within(self, work: Callable[[Store], Awaitable[T]]) -> T:
         """Ask the store within the time limit; after any failure it is connected anew."""
         self._asked_at = time.monotonic()
         try:
             async with asyncio.timeout(self._settings.timeout):
-                if self._store is None:
-                    self._store = await connect(self._settings)
-                return await work(self._store)
+                return await work(await self._connected())
         except BaseException as error:
             await self._discard()
             if isinstance(error, (RedisError, OSError, TimeoutError)):
                 raise _translated(error) from error
             raise
+
+    async def _connected(self) -> Store:
+        """Give the store, one for those that claim and those that bring in the past."""
+        async with self._connecting:
+            if self._store is None:
+                self._store = await connect(self._settings)
+            return self._store
 
     async def _discard(self) -> None:
         store, self._store = self._store, None
@@ -213,11 +245,17 @@ class Claims:
                     await store.close()
 
     def _failed(self, error: ClaimsError) -> None:
-        self._metrics.claims_up.set(0)
-        self._changes.failing("claims_unavailable", str(error))
+        awaited = isinstance(error, ClaimsAwaitedError)
+        self._metrics.claims_up.set(awaited)
+        self._metrics.awaited(error.replica if isinstance(error, ClaimsAwaitedError) else "")
+        if awaited:
+            self._changes.failing("claims_awaited", str(error))
+        else:
+            self._changes.failing("claims_unavailable", str(error))
 
     def _succeeded(self, asked: int, lost: int) -> None:
         self._wait = FIRST_WAIT
+        self._metrics.awaited("")
         self._changes.working()
         self._metrics.claims_up.set(1)
         self._metrics.claims_waiting.set(0)

@@ -1,22 +1,49 @@
-"""How a journal joins those that share claims: what it has published before is claimed first.
+"""How a journal joins those that share claims: what it has published unclaimed is claimed for it.
 
-A replica that ran alone claimed nothing. Before others may publish beside it, its past must be in
-the store, or an event that Feishu repeats to one of them would come twice. The same when the store
-was emptied; a replica notices by its own mark.
+A replica that ran alone claimed nothing, nor did one that went on while the store was away. What is
+missing is brought in beside the publishing, or an event that Feishu repeats to another replica
+would come twice. The same when the store was emptied. Its past matters to the others only: its own
+repeats a journal knows.
 """
 
+import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
 from typing import Protocol
 
-from relay.errors import ClaimsAwaitedError
+import structlog
+
+from relay.contract import exactjson
+from relay.contract.normalize import created_at
+from relay.contract.rules import rfc3339
+from relay.errors import ClaimsAwaitedError, ClaimsEmptiedError
 from relay.events import StoredEvent
 from relay.journal.journal import Journal
 
+log = structlog.get_logger()
+
 #: Rows of the journal that are claimed at once.
-PAGE = 2000
-#: Seconds between two looks for the own mark, at least; an idle replica looks less often.
+PAGE = 500
+#: Seconds between two looks at the store, at least; an idle replica looks less often.
 LOOK = 1.0
+#: Seconds for which all waits for the past: a short one is in before anything is published.
+PATIENCE = 0.2
+#: Seconds after which an emptied store has been noticed and filled by the other replicas, too.
+REFILL = 60.0
+
+
+_FILLING = "the store was emptied: events made before wait until all replicas have filled it"
+
+
+def awaited(replica: str) -> ClaimsAwaitedError:
+    """Say which replica is waited for, for how long at most, and what ends it."""
+    sentence = (
+        f"waits until {replica} has brought in what it has published before, for a dedupe window "
+        f"at most; if it is gone for good: relay claims gone {replica}"
+    )
+    return ClaimsAwaitedError(sentence, replica)
 
 
 class Store(Protocol):
@@ -32,43 +59,144 @@ class Store(Protocol):
         """Whether a replica's past is in the store."""
 
 
-Entry = Callable[[], Awaitable[None]]
-
-
 class Seeding:
-    """The entry of one process, to be called before whatever it claims."""
+    """The entry of one process, and what it must still bring in."""
 
     def __init__(self, journal: Journal, store: Store, replica: str, after: str) -> None:
         """`replica` is this one's name, `after` that of one that must have entered before."""
         self._journal = journal
         self._store = store
-        self._replica = replica
-        self._after = after
-        self._entered = False
+        #: Only a name is told to others; the store's loss shows by any mark.
+        self._name = replica or journal.id
+        self._after = "" if after == replica else after
+        #: While this mark is there, the store has lost nothing since it was set: each claim asks.
+        self.place = f"@{journal.id}"
+        self._arrived = self._entered = False
         #: Monotonic time at which the store is looked at again.
         self._again_at = 0.0
+        self._filling: asyncio.Task[None] | None = None
+        #: The last seq that is brought in; None before the first.
+        self._cursor: int | None = None
+        #: How often events went out unclaimed.
+        self._skips = 0
+        #: When the store was found empty, as events have their time, and the monotonic time at
+        #: which the others have filled it.
+        self._emptied_at: str | None = None
+        self._filled_at = 0.0
 
-    async def enter(self) -> None:
-        """Bring in the past, and ask for the other's; raises ClaimsError while it is not done."""
-        if time.monotonic() < self._again_at:
-            return
-        # Only a name is told to others; the store's loss shows by any mark.
-        name = self._replica or self._journal.id
-        if not (self._journal.claims_seeded and await self._store.announced(name)):
-            await self._seed()
-        await self._store.announce(name, self._journal.id)
-        if not self._entered and not await self._is_our_turn():
-            message = f"waits until {self._after} has brought in what it has published before"
-            raise ClaimsAwaitedError(message)
-        self._entered = True
+    async def close(self) -> None:
+        """Leave what is missing to the next process."""
+        task, self._filling = self._filling, None
+        if task:
+            task.cancel()
+            await asyncio.wait({task})
+
+    async def enter(self, events: Sequence[StoredEvent] = ()) -> None:
+        """Look whether these events may be claimed now; raises ClaimsError if not."""
+        if time.monotonic() >= self._again_at:
+            await self._look()
+        if self._unsure() and any(self._old(event) for event in events):
+            raise ClaimsAwaitedError(_FILLING)
+
+    async def unclaimed(self, seq: int) -> None:
+        """Note that the events from `seq` on go out unclaimed: they are brought in later."""
+        self._skips += 1
+        claimed = self._journal.claimed
+        if claimed.missing_from is None:
+            await self._journal.note_claimed(replace(claimed, unclaimed_from=seq))
+
+    def emptied(self) -> None:
+        """Look at the store at once: it has lost its mark."""
+        self._again_at = 0.0
+
+    async def _look(self) -> None:
+        """See that the store has everything, and that this replica's turn has come."""
+        if not await self._store.announced(self.place):
+            await self._arrive()
+        await self._store.announce(self.place, self._journal.id)
+        self._arrived = True
+        await self._bring_in()
+        if self._journal.claimed.missing_from is None:
+            await self._store.announce(self._name, self._journal.id)
+        await self._await_turn()
         self._again_at = time.monotonic() + LOOK
 
-    async def _is_our_turn(self) -> bool:
-        return self._after in {"", self._replica} or await self._store.announced(self._after)
+    async def _arrive(self) -> None:
+        """Find a store that has nothing of this journal: a new one, or it was emptied."""
+        await self.close()
+        if await self._store.announced(self._name):
+            return  # an earlier version has set no such mark
+        claimed = self._journal.claimed
+        if claimed.seeded or self._arrived:
+            self._emptied_at = rfc3339(int(time.time() * 1000))
+            self._filled_at = time.monotonic() + REFILL
+            log.warning("claims_emptied")
+        self._cursor = None
+        await self._journal.note_claimed(replace(claimed, seeded=False, unclaimed_from=None))
 
-    async def _seed(self) -> None:
-        seq = 0
-        while page := self._journal.published(seq, PAGE):
+    async def _bring_in(self) -> None:
+        """Go on with what is missing, beside all else; a short past is waited for."""
+        if self._journal.claimed.missing_from is None:
+            return
+        if self._filling is None:
+            self._filling = asyncio.create_task(self._fill())
+        done, _ = await asyncio.wait({self._filling}, timeout=PATIENCE)
+        if done:
+            task, self._filling = self._filling, None
+            with suppress(ClaimsEmptiedError):  # the next look finds that, too
+                task.result()
+
+    async def _fill(self) -> None:
+        """Claim what was published unclaimed, the oldest first; it goes on where it has failed."""
+        began, skips, count = time.monotonic(), self._skips, 0
+        missing_from = self._journal.claimed.missing_from or 0
+        cursor = missing_from - 1 if self._cursor is None else self._cursor
+        while page := self._journal.published(cursor, PAGE):
             await self._store.claim(page, self._journal.id)
-            seq = page[-1].seq
-        await self._journal.note_claims(seeded=True)
+            self._cursor = cursor = page[-1].seq
+            count += len(page)
+        if skips == self._skips:
+            claimed = replace(self._journal.claimed, seeded=True, unclaimed_from=None)
+            self._cursor = None
+            await self._journal.note_claimed(claimed)
+        if count:
+            log.info("claims_filled", events=count, seconds=round(time.monotonic() - began, 1))
+
+    def _unsure(self) -> bool:
+        """Whether the store was emptied, and may still lack what other replicas have published."""
+        if self._emptied_at is None:
+            return False
+        if time.monotonic() >= self._filled_at and self._journal.claimed.missing_from is None:
+            self._emptied_at = None
+        return self._emptied_at is not None
+
+    def _old(self, event: StoredEvent) -> bool:
+        """Whether an event may have been published before the store was emptied."""
+        if event.replayed:
+            return False
+        try:
+            content = event.content or exactjson.glance(event.body)
+        except ValueError:
+            return True
+        return (created_at(content) or "") <= (self._emptied_at or "")
+
+    async def _await_turn(self) -> None:
+        """Raise ClaimsAwaitedError while the replica to come after has not brought in its past.
+
+        After a window of the journal's time that past cannot be repeated any more. The mark goes by
+        itself a window after its replica: who sees that has waited long enough.
+        """
+        if not self._after:
+            return
+        retention, claimed = self._journal.retention, self._journal.claimed
+        since = claimed.awaited_since if claimed.awaited == self._after else None
+        if await self._store.announced(self._after):
+            since, self._entered = None, True
+        elif since is None:
+            lapsed = self._entered and self._emptied_at is None
+            since = retention.open_for - (retention.window if lapsed else 0)
+        noted = replace(claimed, awaited=self._after, awaited_since=since)
+        await self._journal.note_claimed(noted)
+        self._entered = self._entered or (since is not None and retention.over(since))
+        if not self._entered:
+            raise awaited(self._after)

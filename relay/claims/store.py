@@ -12,7 +12,7 @@ from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
-from relay.errors import ClaimsRefusedError
+from relay.errors import ClaimsEmptiedError, ClaimsRefusedError
 from relay.settings import Claims as Settings
 from relay.settings.values import StoreKind
 
@@ -20,11 +20,15 @@ from relay.settings.values import StoreKind
 OLDEST_VERSION = 7
 #: One call for many keys costs a tenth of as many `SET`s.
 #: Gives the places of keys that somebody had: others' as they are, the owner's own below zero.
+#: Where the last of the keys is a mark that is gone, nothing is claimed, and the one place is 0.
 _SCRIPT = """
 local held = {}
-for place, key in ipairs(KEYS) do
+local marks = tonumber(ARGV[3])
+if marks == 1 and redis.call('EXISTS', KEYS[#KEYS]) == 0 then return {0} end
+for place = 1, #KEYS - marks do
+  local key = KEYS[place]
   local owner = redis.call('SET', key, ARGV[1], 'NX', 'GET', 'EX', ARGV[2])
-  for heir = 3, #ARGV do
+  for heir = 4, #ARGV do
     if owner == ARGV[heir] then
       redis.call('SET', key, ARGV[1], 'EX', ARGV[2])
       owner = false
@@ -43,6 +47,21 @@ end
 """
 
 
+_EMPTIED = "the claims store was emptied"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """For whom events are claimed, and for how long."""
+
+    owner: str
+    seconds: int
+    #: Journals whose claims are the owner's.
+    heir_of: Sequence[str] = ()
+    #: A key that is there as long as the store has lost nothing; None: nobody asks.
+    mark: str | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
     """Which of the keys that were to be claimed somebody had, by their places."""
@@ -55,16 +74,17 @@ class Answer:
 class Store(Protocol):
     """A server, or a cluster of them."""
 
-    async def claim(
-        self, keys: Sequence[str], owner: str, seconds: int, heir_of: Sequence[str]
-    ) -> Answer:
-        """Claim each key that is free, or held by a journal that `owner` is the heir of."""
+    async def claim(self, keys: Sequence[str], claim: Claim) -> Answer:
+        """Claim each key that is free, or held by a journal that the owner is the heir of.
+
+        Raises ClaimsEmptiedError, and claims nothing, if the mark is gone.
+        """
 
     async def drop(self, keys: Sequence[str], owner: str) -> None:
         """Remove those that are still the owner's."""
 
-    async def put(self, key: str, value: str, seconds: int) -> None:
-        """Set a key for so long."""
+    async def put(self, key: str, value: str, seconds: int | None) -> None:
+        """Set a key for so long; None: for ever."""
 
     async def has(self, key: str) -> bool:
         """Whether a key is there."""
@@ -129,8 +149,8 @@ class _Keys:
     def __init__(self, client: Any) -> None:
         self._client = client
 
-    async def put(self, key: str, value: str, seconds: int) -> None:
-        """Set a key for so long."""
+    async def put(self, key: str, value: str, seconds: int | None) -> None:
+        """Set a key for so long; None: for ever."""
         await self._client.set(key, value, ex=seconds)
 
     async def has(self, key: str) -> bool:
@@ -147,11 +167,13 @@ class _Server(_Keys):
         self._script = client.register_script(_SCRIPT)
         self._drop = client.register_script(_DROP)
 
-    async def claim(
-        self, keys: Sequence[str], owner: str, seconds: int, heir_of: Sequence[str]
-    ) -> Answer:
+    async def claim(self, keys: Sequence[str], claim: Claim) -> Answer:
         """Claim many keys in one call."""
-        places = await self._script(keys=keys, args=(owner, seconds, *heir_of))
+        marks = [claim.mark] if claim.mark else []
+        args = (claim.owner, claim.seconds, len(marks), *claim.heir_of)
+        places = await self._script(keys=[*keys, *marks], args=args)
+        if places == [0]:
+            raise ClaimsEmptiedError(_EMPTIED)
         lost = [place - 1 for place in places if place > 0]
         return Answer(lost, {abs(place) - 1 for place in places})
 
@@ -172,16 +194,17 @@ class _Server(_Keys):
 class _Cluster(_Keys):
     """A cluster: each key has its own node, so each is a command of its own."""
 
-    async def claim(
-        self, keys: Sequence[str], owner: str, seconds: int, heir_of: Sequence[str]
-    ) -> Answer:
-        """Claim many keys in one pipeline."""
+    async def claim(self, keys: Sequence[str], claim: Claim) -> Answer:
+        """Claim many keys in one pipeline; the mark is of one node, so it is asked for before."""
+        if claim.mark and not await self.has(claim.mark):
+            raise ClaimsEmptiedError(_EMPTIED)
+        owner, heir_of = claim.owner, claim.heir_of
         pipeline = self._client.pipeline()
         for key in keys:
             if heir_of:
-                pipeline.eval(_SCRIPT, 1, key, owner, seconds, *heir_of)
+                pipeline.eval(_SCRIPT, 1, key, owner, claim.seconds, 0, *heir_of)
             else:
-                pipeline.set(key, owner, nx=True, get=True, ex=seconds)
+                pipeline.set(key, owner, nx=True, get=True, ex=claim.seconds)
         answers = await pipeline.execute()
         if heir_of:
             # One place, of one key: another's, the owner's own below zero, or none.

@@ -4,6 +4,7 @@ import asyncio
 import os
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 
@@ -14,9 +15,16 @@ from relay.egress.kafka import topics
 from relay.egress.kafka.faults import translated
 from relay.egress.kafka.packing import Packing
 from relay.egress.kafka.producer import Producer
-from relay.errors import JournalDeniedError, JournalLockedError, KafkaRefusedError, RelayError
+from relay.errors import (
+    JournalDeniedError,
+    JournalError,
+    JournalLockedError,
+    KafkaRefusedError,
+    RelayError,
+)
 from relay.feishu.api import Feishu
 from relay.journal import file
+from relay.journal import view as journalview
 from relay.journal.retention import Retention
 from relay.observe.metrics import Metrics
 from relay.settings import App, Delivery, Settings
@@ -109,13 +117,27 @@ async def _transactions(settings: Settings) -> str:
 
 
 async def _claims(settings: Settings) -> str:
-    """Connect to the claims store, and ask for its version."""
+    """Connect to the claims store, and ask for its version and for whom a start would wait."""
     from relay.claims.claims import Claims
+    from relay.claims.seeding import awaited
 
-    version = await Claims(
-        settings.claims, Retention(settings.journal.dedupe_window), Metrics()
-    ).version()
+    claims = Claims(settings.claims, Retention(settings.journal.dedupe_window), Metrics())
+    version = await claims.version()
+    after = settings.claims.after
+    if after not in {"", settings.claims.replica} and not _has_waited(settings, after):
+        try:
+            if not await claims.announced(after):
+                raise awaited(after)
+        finally:
+            await claims.close()
     return f"the store answers, version {version}"
+
+
+def _has_waited(settings: Settings, replica: str) -> bool:
+    """Whether the journal has waited for a replica's past for as long as that can matter."""
+    with suppress(JournalError), journalview.opened(settings.journal.path) as view:
+        return view.waited_for(replica) >= settings.journal.dedupe_window
+    return False
 
 
 async def _app(settings: Settings, app: App) -> str:

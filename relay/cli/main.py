@@ -18,6 +18,7 @@ import typer
 import uvloop
 
 from relay import __version__, settings
+from relay.cli import claims as cli_claims
 from relay.cli import events as cli_events
 from relay.cli import feishu as cli_feishu
 from relay.cli.events import ConfigOption
@@ -38,6 +39,7 @@ app = typer.Typer(
 )
 
 app.add_typer(cli_events.app, name="events")
+app.add_typer(cli_claims.app, name="claims")
 
 #: Exit codes: a thing that failed, and a command or configuration that cannot be understood.
 FAILED, MISUSED = 1, 2

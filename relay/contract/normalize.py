@@ -220,6 +220,12 @@ _DETAILS = {
 }
 
 
+def created_at(body: Any) -> str | None:
+    """Tell when Feishu made an event, as RFC 3339; None where no event says so."""
+    dead_letter = identify(body)[2]
+    return None if dead_letter else _origin(body)[1]
+
+
 def _origin(body: dict[str, Any]) -> tuple[dict[str, Any], str | None]:
     """Give the object that names app and tenant, and when Feishu made the event.
 

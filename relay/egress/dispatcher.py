@@ -42,6 +42,7 @@ from relay.events import (
     Verdict,
 )
 from relay.fairness import Turns
+from relay.journal.claimed import Claimed
 from relay.journal.journal import Journal
 from relay.observe.logs import Changes
 from relay.observe.metrics import Metrics
@@ -129,7 +130,7 @@ class Dispatcher:
         try:
             await self._recovery.run()
             if self._claims is None:
-                await self._journal.note_claims(seeded=False)
+                await self._journal.note_claimed(Claimed())
             while True:
                 await self._dispatch()
         except FencedError as error:

@@ -102,7 +102,7 @@ def prepare(path: Path) -> None:
     check_header(path)
     check_pages(path)
     with closing(connect(path, patience=PATIENCE)) as connection, faults.told(path):
-        if _version(connection) < SCHEMA_VERSION:
+        if version(connection) < SCHEMA_VERSION:
             make_private(path)
         carry_over(connection)
 
@@ -298,16 +298,17 @@ def carry_over(connection: sqlite3.Connection) -> None:
     """Make a journal of an earlier version one of this version, all at once or not at all."""
 
     def work() -> None:
-        for earlier in range(_version(connection), SCHEMA_VERSION):
+        for earlier in range(version(connection), SCHEMA_VERSION):
             for change in _CHANGES[earlier]:
                 connection.execute(change)
         connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
-    if _version(connection) < SCHEMA_VERSION:
+    if version(connection) < SCHEMA_VERSION:
         transaction(connection, work)
 
 
-def _version(connection: sqlite3.Connection) -> int:
+def version(connection: sqlite3.Connection) -> int:
+    """Give the version of the schema that the file has."""
     return int(connection.execute("PRAGMA user_version").fetchone()[0])
 
 
@@ -335,7 +336,7 @@ def begin_if_idle(path: Path, connection: sqlite3.Connection) -> None:
     with suppress(JournalLockedError), lock(path, patience=0):
         carry_over(connection)
         begin(connection)
-    if _version(connection) < SCHEMA_VERSION:
+    if version(connection) < SCHEMA_VERSION:
         message = f"{path}: a relay of an earlier version owns this journal; use its own commands"
         raise JournalLockedError(message)
 

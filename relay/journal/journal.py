@@ -25,9 +25,10 @@ from relay.events import (
     refusal,
 )
 from relay.fairness import Turns
-from relay.journal import faults
+from relay.journal import claimed, faults
 from relay.journal import file as journalfile
 from relay.journal.backlog import Backlog
+from relay.journal.claimed import Claimed
 from relay.journal.identity import Identity, write
 from relay.journal.retention import Retention
 from relay.journal.writer import WRITER, Add, Call, Commit, Writer
@@ -99,9 +100,8 @@ class Journal:
         with closing(journalfile.connect(self._path, patience=journalfile.PATIENCE)) as connection:
             self.identity = journalfile.begin(connection)
             self._counted_seq = journalfile.last_seq(connection)
-            sql = "SELECT claims_seeded FROM journal"
-            #: Whether the claims store has what this journal has published.
-            self.claims_seeded = bool(connection.execute(sql).fetchone()[0])
+            #: What the claims store has of it.
+            self.claimed = claimed.read(connection)
             # The loop asks it, and must not wait.
             self._reader = journalfile.connect(self._path, patience=0)
             self._writer = Writer(
@@ -186,12 +186,15 @@ class Journal:
         with faults.told(self._path):
             return journalfile.last_seq(self._reader)
 
-    async def note_claims(self, *, seeded: bool) -> None:
-        """Note whether the claims store has what this journal has published and will publish."""
-        if seeded is not self.claims_seeded:
-            sql = "UPDATE journal SET claims_seeded = ?"
-            await self._call(lambda c: c.execute(sql, (seeded,)))
-            self.claims_seeded = seeded
+    async def note_claimed(self, noted: Claimed) -> None:
+        """Note, durably, what the claims store has of this journal."""
+        before, self.claimed = self.claimed, noted
+        if noted != before:
+            try:
+                await self._call(lambda connection: claimed.write(connection, noted))
+            except BaseException:
+                self.claimed = before
+                raise
 
     def published(self, after_seq: int, limit: int) -> list[StoredEvent]:
         """Give the next events that this journal has put on Kafka, without their bodies."""

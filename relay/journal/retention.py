@@ -43,7 +43,8 @@ class Retention:
 
     def __init__(self, window: float) -> None:
         """`window` is the dedupe window in seconds."""
-        self._window = int(window * 1000)
+        #: The same in milliseconds of the journal's time.
+        self.window = int(window * 1000)
         #: Seconds for which other replicas are told of an event.
         self.claim_seconds = int(window)
         #: Milliseconds for which relays have had this journal open, in all.
@@ -59,6 +60,10 @@ class Retention:
         7.1 hours after the first, and is refused 8 hours later: the event is remembered for longer.
         """
         return not -CLOCK_SKEW <= received_at - signed_at <= OLDEST_REQUEST
+
+    def over(self, since: int) -> bool:
+        """Whether a whole window has passed since `open_for` was so much."""
+        return self.open_for - since >= self.window
 
     def restore(self, connection: sqlite3.Connection) -> None:
         """Take up the journal's time where its file has it."""
@@ -82,10 +87,10 @@ class Retention:
         connection.execute(_NOTE, (self.open_for,))
         (settled,) = connection.execute(_SETTLED).fetchone()
         connection.execute(_MARK, (self.open_for, settled))
-        connection.execute(_UNMARK, (self.open_for - self._window,))
+        connection.execute(_UNMARK, (self.open_for - self.window,))
         self._noted = self.open_for
 
     def passed(self, connection: sqlite3.Connection) -> int:
         """Give the seq up to which every event was settled a whole window ago; 0 for none."""
-        row = connection.execute(_PASSED, (self.open_for - self._window,)).fetchone()
+        row = connection.execute(_PASSED, (self.open_for - self.window,)).fetchone()
         return int(row[0]) if row else 0

@@ -12,7 +12,8 @@ from typing import Any
 
 from relay.errors import EventNotFoundError, EventNotReplayableError
 from relay.events import Callback, DeadLetterReason, StoredEvent, Transport, refusal
-from relay.journal import faults, file
+from relay.journal import claimed, faults, file
+from relay.journal.retention import Retention
 
 #: How `relay events list` names an event that has no outcome yet.
 PENDING = "pending"
@@ -111,6 +112,19 @@ class JournalView:
         if row is None:
             raise EventNotFoundError(f"the journal has no event {event_id}")
         return _entry(row[:-1]), row[-1]
+
+    def waited_for(self, replica: str) -> float:
+        """Give the seconds for which the journal has waited for a replica's past; 0 if not at all.
+
+        Of a journal that no relay of this version has opened nobody knows.
+        """
+        if file.version(self._connection) < file.SCHEMA_VERSION:
+            return 0
+        noted, retention = claimed.read(self._connection), Retention(0)
+        retention.restore(self._connection)
+        if noted.awaited != replica or noted.awaited_since is None:
+            return 0
+        return (retention.open_for - noted.awaited_since) / 1000
 
     def undecided(self) -> int:
         """Count the dead letters that are kept for a decision."""

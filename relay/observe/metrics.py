@@ -109,6 +109,13 @@ class Metrics:
             registry=registry,
         )
         self.claims_up.set(1)
+        self._awaited = ""
+        self._claims_awaited = Gauge(
+            "relay_claims_awaited",
+            "1 while nothing is published until the replica's past is claimed; 0 afterwards.",
+            ["replica"],
+            registry=registry,
+        )
         self.claims_waiting = Gauge(
             "relay_claims_waiting_events",
             "Events of the batch that waits for the claims store.",
@@ -144,6 +151,14 @@ class Metrics:
     def ignored(self, app: str, reason: IgnoredReason) -> None:
         """Count a message of a long connection that is no event."""
         self._long_connection_ignored.labels(app, reason).inc()
+
+    def awaited(self, replica: str) -> None:
+        """Note which replica's past is waited for; empty: no more."""
+        if self._awaited and self._awaited != replica:
+            self._claims_awaited.labels(self._awaited).set(0)
+        if replica:
+            self._claims_awaited.labels(replica).set(1)
+        self._awaited = replica
 
     def identified(self, journal: str) -> None:
         """Note the journal's id, which may change."""

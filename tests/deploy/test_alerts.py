@@ -16,6 +16,7 @@ from relay.settings import Settings
 from tests.deploy.tools import CHART, ROOT, needed, run
 from tests.fakes import KEY, TOKEN, as_json, encrypt, event, journal_at, payload, sign, until
 from tests.integration.test_app import Running, running, settings
+from tests.redis_server import redis_server
 
 RULES = CHART / "files" / "alerts.yaml"
 ALERTS = {rule["alert"]: rule for rule in yaml.safe_load(RULES.read_text())["groups"][0]["rules"]}
@@ -103,6 +104,19 @@ async def claims_down(world: World) -> States:
         return await world.healthy(), await scrape(relay)
 
 
+async def claims_awaited(world: World) -> States:
+    (world.path / "redis").mkdir()
+    with redis_server(world.path / "redis") as server:
+        claims = {"url": server.url, "replica": "relay-1", "after": "relay-0"}
+        async with running(world.settings("awaiting", claims=claims)) as relay:
+            sample, waited = relay.relay.metrics.registry.get_sample_value, {"replica": "relay-0"}
+            await until(lambda: sample("relay_claims_awaited", waited))
+            waiting = await scrape(relay)
+            server.call("SET", "relay:replica:relay-0", "gone")
+            await until(lambda: sample("relay_claims_awaited", waited) == 0)
+            return await scrape(relay), waiting
+
+
 async def cannot_store(world: World) -> States:
     journal = {"path": world.path / "full" / "journal.db", "max_bytes": 1}
     async with running(world.settings("full", NOWHERE, journal=journal)) as relay:
@@ -175,6 +189,7 @@ SCENARIOS: dict[str, Callable[[World], Awaitable[States]]] = {
     "RelayFarBehind": far_behind,
     "RelayKafkaDown": kafka_down,
     "RelayClaimsDown": claims_down,
+    "RelayClaimsAwaited": claims_awaited,
     "RelayCannotStore": cannot_store,
     "RelayRefuses": refuses,
     "RelayJournalFilling": journal_filling,

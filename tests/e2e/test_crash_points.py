@@ -24,7 +24,7 @@ ASIDE = {
     "journal.Journal.watch": "it waits for a thread to die",
     "journal.Journal.probe": "a question of the load balancer's",
     "journal.Journal.mark_refused": "tests/e2e/test_faults.py, with a record that is too large",
-    "journal.Journal.note_claims": "only where claims were switched on or off",
+    "journal.Journal.note_claimed": "only with claims: tests/lab",
     "dispatcher.Dispatcher._hold": "a wait after a failure: nothing is done",
     "dispatcher.Dispatcher._hold_for_journal": "the same",
     "dispatcher.Dispatcher._let_go": "a process that was replaced: tests/lab, its zombies",

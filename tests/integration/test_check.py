@@ -1,20 +1,27 @@
 """`relay check` in this process: everything it looks at, as it is and as it should not be."""
 
+import asyncio
 import errno
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from relay import settings
+from relay.cli import claims as claims_command
 from relay.cli.check import Finding, findings
 from relay.contract.normalize import Router
 from relay.egress.kafka import topics
+from relay.errors import ClaimsError
+from relay.journal import view as journalview
 from relay.journal import volume
+from relay.journal.claimed import Claimed
 from tests.fakes import journal_at
 from tests.ports import free_port
 from tests.redis_server import redis_server
+from tests.unit.test_old_journals import KEPT
 
 
 @pytest.fixture
@@ -137,3 +144,34 @@ async def test_claims_store_is_asked(
     seen = await found(look(CLAIMS__URL=server.url))
     assert not seen["claims"].passed
     assert "not available" in seen["claims"].sentence
+
+
+async def test_replica_that_is_waited_for_is_named(
+    look: Callable[..., settings.Settings], tmp_path: Path
+) -> None:
+    """With the command that ends it; and no more once it has ended, by that or by time."""
+    (tmp_path / "redis").mkdir()
+    with redis_server(tmp_path / "redis") as server:
+        changes = {"URL": server.url, "REPLICA": "relay-1", "AFTER": "relay-0"}
+        config = look(**{f"CLAIMS__{name}": value for name, value in changes.items()})
+        assert (await found(config))["claims"].sentence.endswith("relay claims gone relay-0")
+        async with journal_at(tmp_path / "journal.db", window=86_400) as journal:
+            for waited, passed in ((86_399, False), (86_400, True)):
+                journal.retention.open_for = 10**10
+                noted = Claimed(awaited="relay-0", awaited_since=10**10 - waited * 1000)
+                await journal.note_claimed(noted)
+                await journal._call(journal.retention.note)
+                assert (await found(config))["claims"].passed is passed
+            await journal.note_claimed(Claimed(awaited="relay-2", awaited_since=0))
+            assert not (await found(config))["claims"].passed
+            await asyncio.to_thread(claims_command.gone, "relay-0", None)
+            assert (await found(config))["claims"].passed
+    shutil.copy(KEPT[1], tmp_path / "journal.db")
+    with journalview.opened(tmp_path / "journal.db") as view:
+        assert view.waited_for("relay-0") == 0, "an earlier version has not noted it"
+
+
+def test_nobody_waits_where_there_is_one_replica(look: Callable[..., settings.Settings]) -> None:
+    look()
+    with pytest.raises(ClaimsError, match="there is one replica"):
+        claims_command.gone("relay-0", None)

@@ -23,7 +23,7 @@ from relay.journal.retention import Retention
 from relay.observe.metrics import Metrics
 from relay.settings import Claims as Settings
 from relay.settings import OnOutage
-from tests.fakes import event, journal_at, until
+from tests.fakes import as_json, event, journal_at, payload, until
 from tests.kafka_security import secure_listeners
 from tests.ports import free_port
 from tests.redis_server import RedisServer, redis_server
@@ -38,7 +38,11 @@ def server(tmp_path: Path) -> Iterator[RedisServer]:
         yield server
 
 
-def stored(event_id: str, *, app: str = "default", replayed: bool = False) -> StoredEvent:
+def stored(
+    event_id: str, *, app: str = "default", replayed: bool = False, made_at: float = 1
+) -> StoredEvent:
+    body = payload(event_id)
+    body["header"]["create_time"] = str(int(made_at * 1000))
     return StoredEvent(
         seq=1,
         app=app,
@@ -46,7 +50,7 @@ def stored(event_id: str, *, app: str = "default", replayed: bool = False) -> St
         received_at=1,
         event_id=event_id,
         event_type="t",
-        body=b"{}",
+        body=as_json(body),
         replayed=replayed,
     )
 
@@ -104,8 +108,8 @@ async def test_newcomer_publishes_nothing_before_the_old_one_has_entered(
         await old.add(event("published"))
         await old.settle([Settlement(seq=1, outcome=Outcome.PUBLISHED)], 1)
         one, other = claims(server.url), claims(server.url)
-        one.entry = Seeding(old, one, "relay-0", "relay-0").enter
-        other.entry = Seeding(new, other, "relay-1", "relay-0").enter
+        one.entry = Seeding(old, one, "relay-0", "relay-0")
+        other.entry = Seeding(new, other, "relay-1", "relay-0")
         asking = asyncio.create_task(other.ask([stored("published"), stored("b")], new.id))
         await until(lambda: other._wait > claims_module.FIRST_WAIT)
         await one.look()
@@ -124,10 +128,10 @@ async def test_emptied_store_learns_again_what_was_published(
         await old.add(event("published"))
         await old.settle([Settlement(seq=1, outcome=Outcome.PUBLISHED)], 1)
         one, other = claims(server.url), claims(server.url)
-        one.entry = Seeding(old, one, "relay-0", "relay-0").enter
+        one.entry = Seeding(old, one, "relay-0", "relay-0")
         await one.look()
         server.call("FLUSHALL")
-        await one.ask([stored("next")], old.id)
+        await one.ask([stored("next", made_at=time.time() + 60)], old.id)
         verdict = await other.ask([stored("published"), stored("b")], "journal-2")
         assert verdict == Verdict(lost=frozenset({0}))
     left = int(server.call("TTL", "relay:replica:relay-0").strip(b":\r\n"))
@@ -285,6 +289,88 @@ async def test_publish_goes_on_without_the_store(server: RedisServer) -> None:
         while (await one.ask([stored("a")], "journal-1")).skipped:  # noqa: ASYNC110 - it is asked
             await asyncio.sleep(0.05)
     await one.close()
+
+
+async def test_what_went_out_without_the_store_is_claimed_once_it_is_back(
+    server: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A repeat that reaches another replica later is recognized, over a restart too."""
+    monkeypatch.setattr(seeding, "LOOK", 0.0)
+    monkeypatch.setattr(claims_module, "LONGEST_WAIT", 0.1)
+    async with journal_at(tmp_path / "j.db") as journal:
+        one = claims(server.url, on_outage=OnOutage.PUBLISH)
+        one.entry = Seeding(journal, one, "", "")
+        await one.ask([stored("before")], journal.id)
+        server.kill()
+        for name in ("a", "b"):
+            await journal.add(event(name))
+            (row,) = await journal.pending(10, 2**20)
+            assert (await one.ask([row], journal.id)).skipped
+            await journal.settle([Settlement(seq=row.seq, outcome=Outcome.PUBLISHED)], 1)
+        await one.close()
+    server.start()
+    async with journal_at(tmp_path / "j.db") as journal:
+        one = claims(server.url, on_outage=OnOutage.PUBLISH)
+        one.entry = Seeding(journal, one, "", "")
+        async with asyncio.timeout(10):
+            new = stored("next", made_at=time.time() + 60)
+            while (await one.ask([new], journal.id)).skipped:  # noqa: ASYNC110 - it is asked
+                await asyncio.sleep(0.05)
+        other = claims(server.url)
+        assert frozenset({0, 1}) == await other.claim([stored("a"), stored("b")], "journal-2")
+        await one.close()
+        await other.close()
+
+
+async def test_store_that_was_emptied_takes_no_claim(
+    server: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not even the first one after it: what the other has published is not published again."""
+    monkeypatch.setattr(seeding, "REFILL", 1.0)
+    async with journal_at(tmp_path / "a.db") as a, journal_at(tmp_path / "b.db") as b:
+        await a.add(event("published"))
+        await a.settle([Settlement(seq=1, outcome=Outcome.PUBLISHED)], 1)
+        metrics = Metrics()
+        one, other = claims(server.url), claims(server.url, metrics)
+        one.entry, other.entry = Seeding(a, one, "", ""), Seeding(b, other, "", "")
+        await one.look()
+        await other.ask([stored("warm")], b.id)
+        server.call("FLUSHALL")
+        with capture_logs() as logs:
+            asking = asyncio.create_task(other.ask([stored("published")], b.id))
+            await asyncio.sleep(0.5)
+            assert not asking.done()
+            assert metrics.claims_up._value.get() == 1
+            await one.ask([stored("next", made_at=time.time() + 60)], a.id)
+            async with asyncio.timeout(10):
+                assert Verdict(lost=frozenset({0})) == await asking
+        names = [line["event"] for line in logs]
+        assert {"claims_emptied", "claims_awaited", "claims_available"} <= set(names)
+        await one.close()
+        await other.close()
+
+
+async def test_replica_that_is_gone_is_named_and_dismissed(
+    server: RedisServer, tmp_path: Path
+) -> None:
+    """By a command that an operator finds in the error; the store answers all the while."""
+    metrics = Metrics()
+    async with journal_at(tmp_path / "j.db") as journal:
+        one = claims(server.url, metrics)
+        one.entry = Seeding(journal, one, "relay-1", "relay-0")
+        sample = metrics.registry.get_sample_value
+        with capture_logs() as logs:
+            asking = asyncio.create_task(one.ask([stored("a")], journal.id))
+            await until(lambda: sample("relay_claims_awaited", {"replica": "relay-0"}) == 1)
+            assert sample("relay_claims_up") == 1
+            await claims(server.url).dismiss("relay-0")
+            async with asyncio.timeout(10):
+                assert Verdict() == await asking
+        assert sample("relay_claims_awaited", {"replica": "relay-0"}) == 0
+        (line,) = [one for one in logs if one["event"] == "claims_awaited"]
+        assert "relay claims gone relay-0" in line["error"]
+        assert server.call("TTL", "relay:replica:relay-0") == b":-1\r\n", "for ever"
+        await one.close()
 
 
 async def test_answer_that_was_lost_is_asked_for_again(server: RedisServer) -> None:

@@ -10,6 +10,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from relay.errors import RejectedError, StoppedWorkingError
+from relay.journal.claimed import Claimed
 from relay.journal.writer import Writer
 from relay.observe.escapes import Escapes
 from tests.fakes import event, journal_at, until
@@ -46,7 +47,7 @@ async def test_dead_thread_is_told_and_nobody_waits_for_it(
             with pytest.raises(RejectedError):
                 await journal.add(event())
             with pytest.raises(RejectedError):
-                await journal.note_claims(seeded=True)
+                await journal.note_claimed(Claimed(seeded=True))
     (said,) = [line for line in lines if line["event"] == "thread_died"]
     assert said["log_level"] == "error"
 

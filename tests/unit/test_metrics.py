@@ -28,6 +28,7 @@ NAMES = {
     "relay_long_connection_up",
     "relay_long_connection_reconnects_total",
     "relay_long_connection_ignored_total",
+    "relay_claims_awaited",
     "relay_claims_up",
     "relay_claims_waiting_events",
     "relay_claims_asked_total",

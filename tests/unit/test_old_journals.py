@@ -9,6 +9,7 @@ from relay.errors import JournalLockedError
 from relay.events import Outcome
 from relay.journal import file
 from relay.journal import view as journalview
+from relay.journal.claimed import Claimed
 from relay.journal.file import SCHEMA_VERSION
 from relay.observe.metrics import Metrics
 from tests.fakes import MemoryKafka, event, journal_at, until
@@ -29,7 +30,7 @@ async def test_pending_events_go_out_under_the_same_name(path: Path) -> None:
     kafka, metrics = MemoryKafka(), Metrics()
     async with journal_at(path, metrics) as journal, dispatching(journal, kafka, metrics):
         assert journal.id == ID
-        assert journal.claims_seeded
+        assert journal.claimed == Claimed(seeded=True)
         await until(lambda: drained(metrics))
         for name in ("published", "duplicate", "letter", "replayed", "pending"):
             assert await journal.add(event(name)) is Outcome.DUPLICATE

@@ -15,6 +15,7 @@ from relay.events import DeadLetterReason, Outcome, Settlement
 from relay.journal import file, handover
 from relay.journal import view as journalview
 from relay.journal import writer as journalwriter
+from relay.journal.claimed import Claimed
 from relay.observe.metrics import Metrics
 from tests.fakes import event, journal_at, until
 
@@ -64,7 +65,7 @@ async def test_no_statement_reads_all_rows(
         )
         await journal.add(event("e-4"))
         await journal.mark_refused([5], DeadLetterReason.TOO_LARGE)
-        await journal.note_claims(seeded=True)
+        await journal.note_claimed(Claimed(seeded=True))
         await journal.become(replace(journal.identity, id="another"))
         assert journal.published(0, 10) is not None
         assert await journal.probe()

@@ -1,16 +1,23 @@
 """From one replica to several: what the first has published is claimed before others publish."""
 
+import asyncio
+import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from relay.claims import seeding
 from relay.claims.seeding import Seeding
-from relay.errors import ClaimsAwaitedError, ClaimsUnavailableError
+from relay.contract.rules import rfc3339
+from relay.errors import ClaimsAwaitedError, ClaimsUnavailableError, RejectedError, RejectReason
 from relay.events import Outcome, Settlement, StoredEvent
+from relay.journal.claimed import Claimed
 from relay.journal.journal import Journal
-from tests.fakes import event, journal_at
+from tests.fakes import as_json, event, journal_at, payload, until
 
 
 class MemoryStore:
@@ -21,6 +28,13 @@ class MemoryStore:
         self.names: dict[str, str] = {}
         self.failures = 0
         self.calls = self.claims = 0
+        #: Claims go through while it is set.
+        self.flowing = asyncio.Event()
+        self.flowing.set()
+
+    def empty(self) -> None:
+        self.owners.clear()
+        self.names.clear()
 
     def _called(self) -> None:
         self.calls += 1
@@ -29,6 +43,7 @@ class MemoryStore:
             raise ClaimsUnavailableError("away")
 
     async def claim(self, events: Sequence[StoredEvent], owner: str) -> frozenset[int]:
+        await self.flowing.wait()
         self._called()
         self.claims += 1
         for one in events:
@@ -84,7 +99,7 @@ async def test_past_is_brought_in_once(tmp_path: Path) -> None:
     async with journal_at(path) as journal:
         await Seeding(journal, store, "", "").enter()
         assert store.claims == 1
-        await journal.note_claims(seeded=False)
+        await journal.note_claimed(Claimed())
     async with journal_at(path) as journal:
         await Seeding(journal, store, "", "").enter()
     assert store.claims == 2
@@ -96,14 +111,14 @@ async def test_entry_goes_on_after_a_failure(tmp_path: Path) -> None:
         await publish(journal, "a", "b", "c", "d")
         for failures in (1, 1, 1):
             store = MemoryStore()
-            await journal.note_claims(seeded=False)
+            await journal.note_claimed(Claimed())
             entry = Seeding(journal, store, "relay-0", "relay-0")
             store.failures = failures
             with pytest.raises(ClaimsUnavailableError):
                 await entry.enter()
             await entry.enter()
             assert set(store.owners) == {"a", "b", "d"}
-            assert store.names == {"relay-0": journal.id}
+            assert store.names["relay-0"] == journal.id
 
 
 @pytest.mark.usefixtures("always_looking")
@@ -149,7 +164,7 @@ async def test_who_has_entered_waits_for_nobody_again(tmp_path: Path) -> None:
         await entry.enter()
         store.names.clear()
         await entry.enter()
-        assert store.names == {"relay-1": journal.id}
+        assert store.names["relay-1"] == journal.id
 
 
 async def test_store_is_looked_at_now_and_then(tmp_path: Path) -> None:
@@ -175,3 +190,261 @@ async def test_newcomer_waits_for_the_one_that_ran_alone(tmp_path: Path) -> None
         await newcomer.enter()
         assert store.owners == {"a": first.id}
         await newcomer.enter()
+
+
+def made(event_id: str, at: float, **changes: Any) -> StoredEvent:
+    """Give a pending event that Feishu made at a time."""
+    body = payload(event_id)
+    body["header"]["create_time"] = str(int(at * 1000))
+    callback = event(event_id, as_json(body))
+    kept = {name: getattr(callback, name) for name in ("app", "transport", "received_at")}
+    return StoredEvent(
+        seq=1, event_id=event_id, event_type="t", body=callback.body, **(kept | changes)
+    )
+
+
+@pytest.mark.usefixtures("always_looking")
+async def test_gone_replica_is_waited_for_for_one_window(tmp_path: Path) -> None:
+    """Of the journal's own time, over restarts; then its past cannot be repeated any more."""
+    store, path = MemoryStore(), tmp_path / "j.db"
+    for hours in (0, 5, 15.9):
+        async with journal_at(path, window=16 * 3600) as journal:
+            retention = journal.retention
+            retention.open_for = max(retention.open_for, int(hours * 3600_000))
+            with pytest.raises(ClaimsAwaitedError, match=r"waits until relay-0.*gone relay-0$"):
+                await Seeding(journal, store, "relay-1", "relay-0").enter()
+    async with journal_at(path, window=16 * 3600) as journal:
+        journal.retention.open_for = 16 * 3600_000
+        await Seeding(journal, store, "relay-1", "relay-0").enter()
+    async with journal_at(path, window=16 * 3600) as journal:
+        await Seeding(journal, store, "relay-1", "relay-0").enter()
+        with pytest.raises(ClaimsAwaitedError) as another:
+            await Seeding(journal, store, "relay-1", "relay-2").enter()
+        assert another.value.replica == "relay-2"
+        await journal.note_claimed(Claimed())
+    async with journal_at(path, window=16 * 3600) as journal:
+        with pytest.raises(ClaimsAwaitedError):
+            await Seeding(journal, store, "relay-1", "relay-0").enter()
+
+
+@pytest.mark.usefixtures("always_looking")
+async def test_mark_that_has_lapsed_is_not_waited_for_again(tmp_path: Path) -> None:
+    """It goes a window after its replica: who saw that need not wait at its next start."""
+    store, path = MemoryStore(), tmp_path / "j.db"
+    store.names["relay-0"] = "its journal"
+    async with journal_at(path) as journal:
+        entry = Seeding(journal, store, "relay-1", "relay-0")
+        await entry.enter()
+        del store.names["relay-0"]
+        await entry.enter()
+    async with journal_at(path) as journal:
+        await Seeding(journal, store, "relay-1", "relay-0").enter()
+
+
+async def test_mark_that_is_gone_at_a_start_is_waited_for(tmp_path: Path) -> None:
+    """An operator may have removed it: the other one ran alone."""
+    store, path = MemoryStore(), tmp_path / "j.db"
+    store.names["relay-0"] = "its journal"
+    async with journal_at(path) as journal:
+        await Seeding(journal, store, "relay-1", "relay-0").enter()
+    del store.names["relay-0"]
+    async with journal_at(path) as journal:
+        with pytest.raises(ClaimsAwaitedError):
+            await Seeding(journal, store, "relay-1", "relay-0").enter()
+
+
+@pytest.mark.usefixtures("always_looking")
+async def test_what_went_out_unclaimed_is_claimed_later(tmp_path: Path) -> None:
+    """By this process or the next; what was claimed before is not asked for again."""
+    store, path = MemoryStore(), tmp_path / "j.db"
+    async with journal_at(path) as journal:
+        entry = Seeding(journal, store, "", "")
+        await entry.enter()
+        await publish(journal, "claimed")
+        await entry.unclaimed(2)
+        await publish(journal, "b")
+        await entry.unclaimed(3)
+        await publish(journal, "c")
+        assert journal.claimed.missing_from == 2
+        await until_in(entry, journal)
+        assert set(store.owners) == {"b", "c"}
+        await entry.unclaimed(4)
+        await publish(journal, "d")
+    async with journal_at(path) as journal:
+        await Seeding(journal, store, "", "").enter()
+        assert set(store.owners) == {"b", "c", "d"}
+
+
+@pytest.mark.usefixtures("always_looking")
+async def test_what_goes_out_unclaimed_meanwhile_is_not_forgotten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The store went away again while the past was brought in."""
+    monkeypatch.setattr(seeding, "PATIENCE", 0.01)
+    store = MemoryStore()
+    async with journal_at(tmp_path / "j.db") as journal:
+        await publish(journal, "a")
+        entry = Seeding(journal, store, "relay-0", "")
+        store.flowing.clear()
+        await entry.enter()
+        assert "relay-0" not in store.names, "its past is not there"
+        await entry.unclaimed(2)
+        store.flowing.set()
+        await until(lambda: store.claims)
+        await entry.enter()
+        await publish(journal, "b")
+        await until_in(entry, journal)
+        assert set(store.owners) == {"a", "b"}
+        await entry.enter()
+        assert "relay-0" in store.names
+
+
+async def until_in(entry: Seeding, journal: Journal) -> None:
+    """Look until nothing is missing."""
+    async with asyncio.timeout(10):
+        while journal.claimed.missing_from is not None:
+            await entry.enter()
+
+
+async def test_events_do_not_go_out_unclaimed_without_a_note(tmp_path: Path) -> None:
+    """The journal cannot be written: it is held, and what the file says stays true."""
+    async with journal_at(tmp_path / "j.db") as journal:
+        entry = Seeding(journal, MemoryStore(), "", "")
+        await entry.enter()
+
+        async def full(_: object) -> None:
+            raise RejectedError(RejectReason.JOURNAL_UNAVAILABLE, "no space")
+
+        usual, journal._call = journal._call, full  # type: ignore[method-assign, assignment]
+        with pytest.raises(RejectedError):
+            await entry.unclaimed(1)
+        assert journal.claimed.missing_from is None
+        journal._call = usual  # type: ignore[method-assign]
+
+
+@pytest.mark.usefixtures("always_looking")
+async def test_publishing_goes_on_while_an_emptied_store_is_filled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """But for what was made before: another replica may have published it."""
+    monkeypatch.setattr(seeding, "PATIENCE", 0.01)
+    monkeypatch.setattr(seeding, "REFILL", 0.5)
+    store = MemoryStore()
+    now = time.time()
+    async with journal_at(tmp_path / "j.db") as journal:
+        await publish(journal, *"abcd")
+        entry = Seeding(journal, store, "relay-0", "")
+        await entry.enter([made("old", now - 3600)])
+        store.empty()
+        store.flowing.clear()
+        with capture_logs() as logs:
+            await entry.enter([made("new", now + 60)])
+        assert [line["event"] for line in logs] == ["claims_emptied"]
+        assert not journal.claimed.seeded
+        await entry.enter([made("again", now - 3600, replayed=True)])
+        for old in (made("old", now - 3600), replace(made("x", 0), body=b"?"), made("y", 0)):
+            with pytest.raises(ClaimsAwaitedError, match="was emptied"):
+                await entry.enter([made("new", now + 60), old])
+        store.flowing.set()
+        await until_in(entry, journal)
+        assert set(store.owners) == {"a", "b", "d"}
+        with pytest.raises(ClaimsAwaitedError, match="was emptied"):
+            await entry.enter([made("old", now - 3600)])
+        await asyncio.sleep(0.6)
+        await entry.enter([made("old", now - 3600)])
+
+
+@pytest.mark.usefixtures("always_looking")
+async def test_store_emptied_while_it_is_filled_is_filled_from_the_beginning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(seeding, "PATIENCE", 0.01)
+    store = MemoryStore()
+    async with journal_at(tmp_path / "j.db") as journal:
+        await publish(journal, *"abcdefgh")
+        entry = Seeding(journal, store, "relay-0", "")
+        claim, flown = store.claim, 0
+
+        async def claim_slowly(events: Sequence[StoredEvent], owner: str) -> frozenset[int]:
+            nonlocal flown
+            answer = await claim(events, owner)
+            flown += 1
+            if flown == 2:
+                store.flowing.clear()
+            return answer
+
+        monkeypatch.setattr(store, "claim", claim_slowly)
+        await entry.enter()
+        await until(lambda: flown == 2)
+        store.empty()
+        await entry.enter()
+        store.flowing.set()
+        await until_in(entry, journal)
+        assert set(store.owners) == set("abdegh")
+
+
+async def test_fill_that_fails_goes_on_where_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(seeding, "LOOK", 0.0)
+    store = MemoryStore()
+    async with journal_at(tmp_path / "j.db") as journal:
+        await publish(journal, *"abcdefgh")
+        entry = Seeding(journal, store, "", "")
+        claim = store.claim
+
+        async def claim_once(events: Sequence[StoredEvent], owner: str) -> frozenset[int]:
+            if store.claims == 2:
+                store.claims += 1
+                raise ClaimsUnavailableError("away")
+            return await claim(events, owner)
+
+        monkeypatch.setattr(store, "claim", claim_once)
+        with pytest.raises(ClaimsUnavailableError):
+            await entry.enter()
+        await until_in(entry, journal)
+        assert store.claims == 4, "three pages, and the one that failed"
+        assert set(store.owners) == set("abdegh")
+
+
+async def test_stop_leaves_the_rest_to_the_next_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(seeding, "PATIENCE", 0.01)
+    store = MemoryStore()
+    async with journal_at(tmp_path / "j.db") as journal:
+        await publish(journal, "a")
+        entry = Seeding(journal, store, "", "")
+        store.flowing.clear()
+        await entry.enter()
+        await entry.close()
+        assert journal.claimed.missing_from == 0
+        assert not store.owners
+
+
+async def test_mark_of_an_earlier_version_tells_that_the_store_is_whole(tmp_path: Path) -> None:
+    store = MemoryStore()
+    async with journal_at(tmp_path / "j.db") as journal:
+        await publish(journal, "a")
+        await journal.note_claimed(Claimed(seeded=True))
+        store.names["relay-0"] = journal.id
+        await Seeding(journal, store, "relay-0", "").enter([made("old", 1)])
+        assert not store.owners
+
+
+async def test_store_emptied_while_nobody_looked_is_noticed_at_the_start(tmp_path: Path) -> None:
+    store, path = MemoryStore(), tmp_path / "j.db"
+    async with journal_at(path) as journal:
+        await publish(journal, "a")
+        await Seeding(journal, store, "", "").enter([made("old", 1)])
+    store.empty()
+    async with journal_at(path) as journal:
+        with pytest.raises(ClaimsAwaitedError, match="was emptied"):
+            await Seeding(journal, store, "", "").enter([made("old", 1)])
+    assert set(store.owners) == {"a"}
+
+
+def test_time_of_an_event_is_compared_as_it_is_written() -> None:
+    """RFC 3339 in UTC with milliseconds sorts as time does."""
+    times = [0, 1, 999, 1000, 86_400_000, 1_767_323_045_678, 9_999_999_999_999]
+    assert sorted(map(rfc3339, times)) == list(map(rfc3339, times))
