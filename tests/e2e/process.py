@@ -17,6 +17,7 @@ from typing import Any, Self
 import aiohttp
 
 from tests import oracle
+from tests.e2e import clock as clocks
 from tests.ports import free_port
 
 PROJECT = Path(__file__).parents[2]
@@ -39,6 +40,7 @@ class Relay:
         self.bootstrap, self.prefix = bootstrap, prefix
         self._log_file = directory / "relay.log"
         self._log_file.touch()
+        self._clock = directory / "clock"
         self._webhook_port, self._admin_port = free_port(), free_port()
         self._settings = self._defaults() | settings
         self._process: subprocess.Popen[bytes] | None = None
@@ -99,20 +101,27 @@ class Relay:
         *,
         crash: str = "",
         point: str = "",
-        clock: int = 0,
+        clock: float | None = None,
         listing: str = "",
+        file_size: str = "",
         **settings: str,
     ) -> None:
         """Run `relay serve`; dying at a point of crash.py or points.py, or with a wrong clock.
 
-        `clock` is in seconds ahead; `listing` gets the modules that it had loaded at its end.
+        `clock` is in seconds ahead, and may then be changed; `listing` gets the modules that it had
+        loaded at its end; no file may grow beyond `file_size` bytes.
         """
         assert self._process is None, "it runs already"
-        ways = {"crash": crash, "points": point, "clock": str(clock or ""), "listing": listing}
+        ways = {"crash": crash, "points": point, "listing": listing}
+        if clock is not None:
+            self.set_clock(clock)
+            ways["clock"] = str(self._clock)
         command = [str(COMMAND)]
         for way, argument in ways.items():
             if argument:
                 command = [sys.executable, "-m", f"tests.e2e.{way}", argument, "--"]
+        if file_size:
+            command = ["prlimit", f"--fsize={file_size}:", *command]
         environment = _environment(self._settings | settings)
         with self._log_file.open("ab") as log:
             self._process = subprocess.Popen(
@@ -123,6 +132,10 @@ class Relay:
                 stdout=log,
                 stderr=subprocess.STDOUT,
             )
+
+    def set_clock(self, ahead: float) -> None:
+        """Set the clock of a process that was started with one; in seconds ahead."""
+        clocks.write(self._clock, ahead)
 
     async def command(self, *arguments: str, **settings: str) -> tuple[int, str]:
         """Run another command with the same settings; give its exit code and what it printed."""
@@ -139,7 +152,7 @@ class Relay:
         assert process.returncode is not None
         return process.returncode, printed.decode()
 
-    async def serving(self, *, clock: int = 0, **settings: str) -> None:
+    async def serving(self, *, clock: float | None = None, **settings: str) -> None:
         """Start it and wait until it is ready."""
         self.start(clock=clock, **settings)
         await self.ready()

@@ -12,16 +12,22 @@ from os import kill
 from pathlib import Path
 from random import Random
 
+import aiohttp
+
 from tests.e2e.process import Relay, until
 from tests.lab.proxy import Line, Proxy
 from tests.lab.world import RECOVERY, Replica, World
 
 #: Seconds after which a sender takes a request for lost; who sleeps longer answers nobody.
 FORGOTTEN = 3.5
-#: Seconds a replica's clock may be wrong by.
+#: Seconds a replica's clock may be wrong by, and days by which it may jump.
 CLOCKS = (-3600, -240, -60, 60, 240, 3600)
+JUMPS = (-30, -2, -1, 1, 2, 30)
+DAY = 86_400
 #: Bytes that a process may still write when its disk is nearly full.
 ROOM = 65_536
+#: Bytes of a stranger's body, and how many come in a second: 8 MB.
+STRANGE, STRANGERS = 400_000, 20
 
 
 class Busy(Exception):  # noqa: N818 - no error: another fault has the thing
@@ -176,6 +182,70 @@ async def wrong_clock(world: World, rng: Random) -> None:
         await one.relay.serving()
 
 
+async def clock_jumps(world: World, rng: Random) -> None:
+    """A running replica's clock jumps by days, and back; then it runs with the right one."""
+    with some_replica(world, rng) as one:
+        await one.relay.killed()
+        await one.relay.serving(clock=0)
+        days = rng.choice(JUMPS)
+        world.say(f"{one.name}: its clock jumps by {days:+} days")
+        one.relay.set_clock(days * DAY)
+        await pause(rng, 0.3, 2)
+        one.relay.set_clock(0)
+        await pause(rng, 0.3, 1)
+        await one.relay.killed()
+        await one.relay.serving()
+
+
+async def start_on_a_full_disk(world: World, rng: Random) -> None:
+    """A replica is started where nothing can be written, and then there is room."""
+    with some_replica(world, rng) as one:
+        world.say(f"{one.name}: started on a full disk")
+        await one.relay.killed()
+        one.relay.start(file_size=str(len(one.relay.log.encode()) + ROOM))
+        await pause(rng, 1, 3)
+        unlimited = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
+        resource.prlimit(one.relay.pid, resource.RLIMIT_FSIZE, unlimited)
+        await one.relay.ready(RECOVERY)
+
+
+async def pin_the_log(world: World, rng: Random) -> None:
+    """Somebody reads a journal and does not end: its log cannot be taken back into the file."""
+    with some_replica(world, rng) as one, closing(sqlite3.connect(one.relay.journal)) as reader:
+        world.say(f"{one.name}: a reader pins the log")
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM journal").fetchone()
+        await pause(rng, 1, 5)
+
+
+async def lock_journal(world: World, rng: Random) -> None:
+    """Somebody else's shell holds the journal's write lock."""
+    with some_replica(world, rng) as one:
+        shell = sqlite3.connect(
+            one.relay.journal, timeout=5, isolation_level=None, check_same_thread=False
+        )
+        with closing(shell):
+            world.say(f"{one.name}: somebody has its write lock")
+            with contextlib.suppress(sqlite3.OperationalError):
+                await asyncio.to_thread(shell.execute, "BEGIN IMMEDIATE")
+            await pause(rng, 0.3, 3)
+
+
+async def flood(world: World, rng: Random) -> None:
+    """Strangers send bodies that cost a parser most, 8 MB a second, to one replica."""
+    with some_replica(world, rng) as one:
+        body = rng.choice(
+            (b"[" + b"0e0," * (STRANGE // 4) + b"NaN]", b"[" * STRANGE, b"9" * STRANGE)
+        )
+        world.say(f"{one.name}: a flood of unsigned bodies")
+        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=5)) as session:
+            for _ in range(round(STRANGERS * rng.uniform(0.5, 3))):
+                with contextlib.suppress(aiohttp.ClientError, TimeoutError):
+                    async with session.post(one.url, data=body) as answer:
+                        assert 400 <= answer.status < 600, answer.status
+                await asyncio.sleep(1 / STRANGERS)
+
+
 async def restore_journal(world: World, rng: Random) -> None:
     """The volume is put back to what it was a while ago, when all later events are on Kafka."""
     with some_replica(world, rng) as one:
@@ -251,6 +321,11 @@ FAULTS: dict[Fault, int] = {
     empty_claims: 0,
     fill_disk: 2,
     wrong_clock: 2,
+    clock_jumps: 2,
+    start_on_a_full_disk: 1,
+    pin_the_log: 2,
+    lock_journal: 2,
+    flood: 2,
     restore_journal: 1,
     zombie: 1,
 }

@@ -19,6 +19,22 @@ _REPLICATED = {
     "transaction.state.log.min.isr": "2",
 }
 
+#: A broker that cuts each connection that has not logged in again for so long, and who may.
+_ASKED_AGAIN = {
+    "sasl.enabled.mechanisms": "PLAIN",
+    "plain.sasl.jaas.config": (
+        "org.apache.kafka.common.security.plain.PlainLoginModule required "
+        'user_relay="not-a-secret";'
+    ),
+    "plain.connections.max.reauth.ms": "5000",
+}
+_LOGIN = {
+    "KAFKA__SECURITY_PROTOCOL": "SASL_PLAINTEXT",
+    "KAFKA__SASL_MECHANISM": "PLAIN",
+    "KAFKA__SASL_USERNAME": "relay",
+    "KAFKA__SASL_PASSWORD": "not-a-secret",
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Door:
@@ -31,7 +47,14 @@ class Door:
 class Ground:
     """One broker or three."""
 
-    def __init__(self, brokers: int, replicas: int, version: str = USUAL) -> None:
+    def __init__(
+        self, brokers: int, replicas: int, version: str = USUAL, *, reauthentication: bool = False
+    ) -> None:
+        """`reauthentication`: replicas log in, and the brokers want that again every 5 s."""
+        #: What a replica needs to be let in, as variables without RELAY_.
+        self.login = _LOGIN if reauthentication else {}
+        protocol = "SASL_PLAINTEXT" if reauthentication else "PLAINTEXT"
+        properties = _ASKED_AGAIN if reauthentication else {}
         self._doors = [
             [Door(free_port(), f"LAB{replica}") for replica in range(replicas)]
             for _ in range(brokers)
@@ -40,7 +63,12 @@ class Ground:
             KafkaServer(
                 version=version,
                 listeners=[
-                    Listener(name=door.listener, protocol="PLAINTEXT", advertised_port=door.port)
+                    Listener(
+                        name=door.listener,
+                        protocol=protocol,
+                        properties=properties,
+                        advertised_port=door.port,
+                    )
                     for door in doors
                 ],
             )

@@ -17,8 +17,13 @@ REPLICAS = 3
 AT_ONCE = 2
 
 
-async def run_seed(seed: int, ground: Ground, directory: Path, seconds: float) -> Verdict:
-    """Run one seed's faults for so many seconds, then compare. Raises AssertionError."""
+async def run_seed(
+    seed: int, ground: Ground, directory: Path, seconds: float, only: str | None = None
+) -> Verdict:
+    """Run one seed's faults for so many seconds, then compare. Raises AssertionError.
+
+    `only` names the one fault that is drawn, whatever its weight.
+    """
     world = World(seed, ground, directory, REPLICAS)
     try:
         async with world.opened() as oracle:
@@ -26,7 +31,7 @@ async def run_seed(seed: int, ground: Ground, directory: Path, seconds: float) -
                 until = time.monotonic() + seconds
                 async with asyncio.TaskGroup() as group:
                     for lane in range(AT_ONCE):
-                        group.create_task(_faults(world, Random(f"{seed}/{lane}"), until))
+                        group.create_task(_faults(world, Random(f"{seed}/{lane}"), until, only))
                 recovery = await world.well_again()
             # The last events came after that.
             recovery = max(recovery, await world.well_again())
@@ -48,11 +53,13 @@ async def run_seed(seed: int, ground: Ground, directory: Path, seconds: float) -
     )
 
 
-async def _faults(world: World, rng: Random, until: float) -> None:
+async def _faults(world: World, rng: Random, until: float, only: str | None) -> None:
     """One fault after the other, as the seed draws them."""
     names = list(FAULTS)
     weights = [
-        int(fault is empty_claims and world.seed % EMPTYING == 0) or weight
+        int(only == fault.__name__)
+        if only
+        else int(fault is empty_claims and world.seed % EMPTYING == 0) or weight
         for fault, weight in FAULTS.items()
     ]
     while time.monotonic() < until:

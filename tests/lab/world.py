@@ -143,6 +143,7 @@ class World:
             "KAFKA__TIMEOUT": "5s",
             "DRAIN__TIMEOUT": "5s",
             "FEISHU_URL": self.feishu.url,
+            **self.ground.login,
         }
         if number > 0:
             settings |= _CREDENTIALS
