@@ -9,6 +9,7 @@ if os.getpid() == 1:
     signal.signal(signal.SIGTERM, lambda number, _: os._exit(128 + number))
 
 import asyncio
+import math
 import sys
 from collections.abc import Coroutine
 from pathlib import Path
@@ -109,9 +110,19 @@ def _stop_on_signals(stop: asyncio.Event) -> None:
         loop.add_signal_handler(number, on_signal)
 
 
+def _seconds(value: float) -> float:
+    """Refuse what is no length of time."""
+    if not 0 <= value < math.inf:
+        raise typer.BadParameter("must be a number of seconds")
+    return value
+
+
 @app.command()
 def drain(
-    timeout: Annotated[float, typer.Option(help="Seconds; then what is left stays on disk.")] = 300,
+    timeout: Annotated[
+        float,
+        typer.Option(help="Seconds; then what is left stays on disk.", callback=_seconds),
+    ] = 300,
     journal: Annotated[
         Path | None, typer.Option(help="A journal file; without it, the settings name one.")
     ] = None,

@@ -4,6 +4,7 @@ Every mistake becomes a line of `findings`, by the variable's name; what a file 
 """
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from difflib import SequenceMatcher
 from pathlib import Path
@@ -34,6 +35,8 @@ _UNREAD = "redis://unread"
 _ALIKE = 0.6
 #: A name that is the operator's.
 _ANY = "<name>"
+#: What Python makes of bytes in the environment that are not UTF-8.
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 Tree: TypeAlias = dict[str, Any]
 Place: TypeAlias = list[str]
@@ -92,6 +95,10 @@ class Environment:
             if known is None:
                 if len(path) > 1:
                     self.findings.append(f"{named(path)}: {self.unknown(path)}")
+            elif _SURROGATE.search(variables[name]):
+                self.findings.append(f"{named(path)}: is not UTF-8")
+                if name.endswith(SECRETS):
+                    self.values = _merged(self.values, _nested(path, _UNREAD))
             elif not variables[name] and name not in _MAY_BE_EMPTY:
                 self._emptied.append(path)
             elif isinstance(known, dict):

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 from pydantic import SecretStr, ValidationError
+from typer.testing import CliRunner
 
 from relay import settings
 from relay.cli import main as cli
@@ -514,6 +515,12 @@ def test_empty_variable_over_a_value_of_the_file_is_refused(
     )
 
 
+@pytest.mark.parametrize("name", ["APPS__DEFAULT__ENCRYPT_KEY", "KAFKA__SASL_USERNAME", "KAFKA"])
+def test_bytes_that_are_no_text_are_refused(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a process gets them from a shell: they could neither sign nor be sent."""
+    assert refused(name, "k\udcff", monkeypatch).endswith("is not UTF-8")
+
+
 def test_empty_variable_is_not_set_where_empty_says_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -603,6 +610,12 @@ def test_file_that_cannot_be_read_hides_no_mistake_of_the_environment(
     first, second = str(caught.value).splitlines()
     assert first.startswith(f"{file}: not TOML: ")
     assert second.startswith("webhook.port (RELAY_WEBHOOK__PORT): ")
+
+
+@pytest.mark.parametrize("seconds", ["nan", "inf", "-inf", "-1", "soon"])
+def test_drain_ends_some_time(seconds: str) -> None:
+    done = CliRunner().invoke(cli.app, ["drain", "--timeout", seconds])
+    assert done.exit_code == 2
 
 
 @pytest.mark.parametrize("command", [["serve"], ["check"], ["tail"], ["drain"], ["events", "list"]])
