@@ -1,4 +1,4 @@
-"""The kinds of rules a field can have: id, integer, enum, instant, duration, list, object.
+"""The kinds of rules a field can have: text, flag, id, integer, enum, time, list, object.
 
 A rule makes a value uniform or refuses it with Unexpected; it never guesses and never fails.
 """
@@ -6,9 +6,10 @@ A rule makes a value uniform or refuses it with Unexpected; it never guesses and
 import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import lru_cache
+from functools import lru_cache, partial
+from types import MappingProxyType
 from typing import Any
 
 Json = dict[str, Any]
@@ -24,6 +25,7 @@ _DECIMALS = 6
 #: An instant below the limit is in seconds, milli- or microseconds: numerator and denominator give
 #: its milliseconds (contract: instant, by the count of digits).
 _UNITS = ((10**11, 1000, 1), (10**14, 1, 1), (10**17, 1, 1000))
+_MILLISECONDS = (10**11, 10**14)
 
 
 class Unexpected(Exception):  # noqa: N818 - a finding about a value, never an error of ours
@@ -45,10 +47,18 @@ class Rule:
     derived_types: tuple[type, ...] = ()
     #: Values of just this type are uniform as they are; most are, and `apply` is not called.
     plain: type | None = None
+    #: Tells objects that are uniform as they are.
+    fits: Callable[[Json], bool] | None = None
+    #: The named shapes that `schema` refers to, those inside them first.
+    shapes: Mapping[str, "Table"] = field(default_factory=dict)
 
 
 Table = Mapping[str, Rule]
+_ALL_TEXTS = {str}.issuperset
+_NO_RULES: Table = MappingProxyType({})
 _TEXT = {"type": ["string", "null"]}
+_FLAG = {"type": ["boolean", "null"]}
+_TEXTS = {"type": "array", "items": {"type": "string"}}
 _INTEGRAL = {"type": ["integer", "null"]}
 _INSTANT = _TEXT | {"format": "date-time"}
 #: Makes the rule for a field of that name.
@@ -109,6 +119,9 @@ def to_integer(value: Any) -> int | None:
 
 def to_instant(value: Any) -> str | None:
     """Read an instant in seconds, milli- or microseconds as RFC 3339; zero and below is None."""
+    if type(value) is int and _MILLISECONDS[0] <= value < _MILLISECONDS[1]:
+        # What Feishu sends; the way below leads to the same.
+        return rfc3339(value)
     number = to_integer(value)
     if number is None or number <= 0:
         return None
@@ -128,6 +141,30 @@ def rfc3339(milliseconds: int) -> str:
 def _second(seconds: int) -> str:
     """Write seconds since 1970; the instants of many events share one."""
     return datetime.fromtimestamp(seconds, UTC).isoformat()[:19]
+
+
+def string(name: str) -> Rule:
+    """Make a rule: a text."""
+    return _plain(name, str, _TEXT)
+
+
+def flag(name: str) -> Rule:
+    """Make a rule: true or false."""
+    return _plain(name, bool, _FLAG)
+
+
+def _plain(name: str, kind: type, schema: Json) -> Rule:
+    def apply(result: Json, value: Any, _: Findings, __: str) -> None:
+        _null_only(value)
+        result[name] = None
+
+    return Rule(apply=apply, fallback={name: None}, schema={name: schema}, plain=kind)
+
+
+def _null_only(value: Any) -> None:
+    """Refuse all but null: what else would fit has been taken already."""
+    if value is not None:
+        raise Unexpected
 
 
 def identifier(name: str) -> Rule:
@@ -217,53 +254,140 @@ def _to_seconds(value: Any, factor: int) -> float | None:
     raise Unexpected
 
 
-def array(items: Table | None = None) -> Kind:
-    """Make a kind: always an array; one object becomes a list of one, null an empty one."""
+def strings(name: str) -> Rule:
+    """Make a rule: always an array, of texts; one text becomes a list of one, null an empty one."""
+
+    def apply(result: Json, value: Any, findings: Findings, pointer: str) -> None:
+        if type(value) is list:
+            result[name] = _only_texts(value, findings, f"{pointer}/{name}")
+        elif type(value) is str:
+            result[name] = [value]
+        else:
+            _null_only(value)
+            result[name] = []
+
+    return Rule(apply=apply, fallback={name: []}, schema={name: _TEXTS})
+
+
+def string_or_strings(name: str) -> Rule:
+    """Make a rule: a text, or an array of texts."""
+
+    def apply(result: Json, value: Any, findings: Findings, pointer: str) -> None:
+        if type(value) is list:
+            result[name] = _only_texts(value, findings, f"{pointer}/{name}")
+        else:
+            _null_only(value)
+            result[name] = None
+
+    schema = {"anyOf": [{"type": "string"}, _TEXTS, {"type": "null"}]}
+    return Rule(apply=apply, fallback={name: None}, schema={name: schema}, plain=str)
+
+
+def _only_texts(value: list[Any], findings: Findings, place: str) -> list[Any]:
+    """Leave out what is no text; the whole list is then kept as it came."""
+    made = [element for element in value if type(element) is str]
+    if len(made) < len(value):
+        findings[place] = value
+    return made
+
+
+def array(items: Table = _NO_RULES, title: str = "") -> Kind:
+    """Make a kind: always an array, of objects; one becomes a list of one, null an empty one."""
+    uniform = _applier(items)
 
     def kind(name: str) -> Rule:
         def apply(result: Json, value: Any, findings: Findings, pointer: str) -> None:
-            elements = _to_list(value)
-            if items:
-                place = f"{pointer}/{name}"
-                elements = [
-                    # A single object stands in the input without an index.
-                    apply_table(
-                        items, element, findings, place if element is value else f"{place}/{index}"
-                    )
-                    if isinstance(element, dict)
-                    else element
-                    for index, element in enumerate(elements)
+            place = f"{pointer}/{name}"
+            if type(value) is list:
+                made = [
+                    uniform(element, findings, f"{place}/{index}")
+                    for index, element in enumerate(value)
+                    if type(element) is dict
                 ]
-            result[name] = elements
+                if len(made) < len(value):
+                    findings[place] = value
+                result[name] = made
+            elif type(value) is dict:
+                # A single object stands in the input without an index.
+                result[name] = [uniform(value, findings, place)]
+            else:
+                _null_only(value)
+                result[name] = []
 
-        schema: Json = {"type": "array"} | ({"items": properties(items)} if items else {})
-        return Rule(apply=apply, fallback={name: []}, schema={name: schema})
+        schema = {"type": "array", "items": _object(items, title)}
+        named = shapes(items, title)
+        return Rule(apply=apply, fallback={name: []}, schema={name: schema}, shapes=named)
 
     return kind
 
 
-def _to_list(value: Any) -> list[Any]:
-    if isinstance(value, list):
-        return value
-    if value is None:
-        return []
-    if isinstance(value, dict):
-        return [value]
-    raise Unexpected
-
-
-def record(table: Table) -> Kind:
-    """Make a kind: an object with rules of its own; what is no object is unchanged."""
+def record(table: Table, title: str = "") -> Kind:
+    """Make a kind: an object with rules of its own, or null."""
+    uniform = _applier(table)
 
     def kind(name: str) -> Rule:
         def apply(result: Json, value: Any, findings: Findings, pointer: str) -> None:
-            if isinstance(value, dict):
-                value = apply_table(table, value, findings, f"{pointer}/{name}")
-            result[name] = value
+            if type(value) is dict:
+                result[name] = uniform(value, findings, f"{pointer}/{name}")
+            else:
+                _null_only(value)
+                result[name] = None
 
-        return Rule(apply=apply, fallback={name: None}, schema={name: properties(table)})
+        return Rule(
+            apply=apply,
+            fallback={name: None},
+            schema={name: {"anyOf": [_object(table, title), {"type": "null"}]}},
+            fits=_fits(table),
+            shapes=shapes(table, title),
+        )
 
     return kind
+
+
+def _applier(table: Table) -> Callable[[Json, Findings, str], Json]:
+    """Give `apply_table` for a table, which is not called for an object of texts alone."""
+    fits = _fits(table)
+    if fits is None:
+        return partial(apply_table, table)
+
+    def apply(source: Json, findings: Findings, pointer: str) -> Json:
+        return source if fits(source) else apply_table(table, source, findings, pointer)
+
+    return apply
+
+
+def _fits(table: Table) -> Callable[[Json], bool] | None:
+    """Tell objects of texts, and of such objects, if that is what the table makes of most."""
+    if any(rule.plain is not str and rule.fits is None for rule in table.values()):
+        return None
+    inner = {name: rule.fits for name, rule in table.items() if rule.fits}
+    if not inner:
+        return lambda source: _ALL_TEXTS(map(type, source.values()))
+
+    def fits(source: Json) -> bool:
+        for name, value in source.items():
+            nested = inner.get(name)
+            if nested is None:
+                if type(value) is not str:
+                    return False
+            elif type(value) is not dict or not nested(value):
+                return False
+        return True
+
+    return fits
+
+
+def shapes(table: Table, title: str = "") -> dict[str, Table]:
+    """Give each named shape inside a table by its name, and the table itself if it has one."""
+    inside = {name: shape for rule in table.values() for name, shape in rule.shapes.items()}
+    return inside | ({title: table} if title else {})
+
+
+def _object(table: Table, title: str) -> Json:
+    """Give the JSON Schema of an object: a reference to it if it has a name."""
+    if title:
+        return {"$ref": f"#/$defs/{title}"}
+    return {"type": "object"} | properties(table)
 
 
 def properties(table: Table) -> Json:

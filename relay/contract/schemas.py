@@ -7,7 +7,7 @@ from typing import Any
 
 from relay import __version__
 from relay.contract.normalize import EVENT_TYPES, Router
-from relay.contract.rules import properties
+from relay.contract.rules import properties, shapes
 from relay.events import DeadLetterReason, Transport
 from relay.settings.topics import DEAD_LETTER, OTHER
 
@@ -22,17 +22,13 @@ _INSTANT_OR_NULL: Json = _TEXT_OR_NULL | {"format": "date-time"}
 _TRANSPORT: Json = _TEXT | {"examples": [transport.value for transport in Transport]}
 
 _EVENT: Json = {
-    "type": "object",
-    "required": ["id", "type", "created_at", "received_at", "app_id", "tenant_key", "transport"],
-    "properties": {
-        "id": _TEXT,
-        "type": _TEXT,
-        "created_at": _INSTANT_OR_NULL,
-        "received_at": _INSTANT,
-        "app_id": _TEXT_OR_NULL,
-        "tenant_key": _TEXT_OR_NULL,
-        "transport": _TRANSPORT,
-    },
+    "id": _TEXT,
+    "type": _TEXT,
+    "created_at": _INSTANT_OR_NULL,
+    "received_at": _INSTANT,
+    "app_id": _TEXT_OR_NULL,
+    "tenant_key": _TEXT_OR_NULL,
+    "transport": _TRANSPORT,
 }
 _HEADERS: Json = {
     "content-type": _TEXT | {"const": "application/json"},
@@ -75,7 +71,6 @@ def schemas() -> dict[str, Json]:
 def schema(event_type: str) -> Json:
     """Give the JSON Schema of a value; its `$id` is what `ce_dataschema` says."""
     known = EVENT_TYPES.get(event_type)
-    named = {"properties": {"type": {"const": event_type}}} if known else {}
     return {
         "$schema": DIALECT,
         "$id": f"urn:feishu-relay:{event_type}:1",
@@ -83,9 +78,9 @@ def schema(event_type: str) -> Json:
         "type": "object",
         "required": ["event", "ticket_id", "data"],
         "properties": {
-            "event": {"allOf": [_EVENT, named]},
+            "event": {"$ref": "#/$defs/Event"},
             "ticket_id": _TEXT_OR_NULL,
-            "data": {"type": "object"} | (properties(known.fields) if known else {}),
+            "data": {"$ref": f"#/$defs/{known.title}"} if known else {"type": "object"},
             "unexpected": {
                 "type": "object",
                 "description": "values that did not fit, by their JSON pointer in Feishu's event",
@@ -93,6 +88,29 @@ def schema(event_type: str) -> Json:
                 "minProperties": 1,
             },
         },
+        "$defs": _shapes(event_type),
+    }
+
+
+def _shapes(event_type: str) -> dict[str, Json]:
+    """Give the schemas of the objects inside a value, by their names."""
+    made = {"Event": _event(event_type)}
+    if known := EVENT_TYPES.get(event_type):
+        tables = shapes(known.fields, known.title)
+        made |= {
+            title: {"title": title, "type": "object"} | properties(table)
+            for title, table in tables.items()
+        }
+    return made
+
+
+def _event(event_type: str) -> Json:
+    named = {"type": _TEXT | {"const": event_type}} if event_type in EVENT_TYPES else {}
+    return {
+        "title": "Event",
+        "type": "object",
+        "required": list(_EVENT),
+        "properties": _EVENT | named,
     }
 
 
@@ -131,9 +149,35 @@ def asyncapi(router: Router) -> Json:
         },
         "components": {
             "messages": {name: _message(name) for name in (*EVENT_TYPES, OTHER)}
-            | {DEAD_LETTER: _dead_letter()}
+            | {DEAD_LETTER: _dead_letter()},
+            "schemas": {
+                f"{name}.{title}": _referred(name, one)
+                for name in (*EVENT_TYPES, OTHER)
+                for title, one in _shapes(name).items()
+            },
         },
     }
+
+
+def _payload(event_type: str) -> Json:
+    """Give a value's schema for a document that holds several, where `$id` would start another."""
+    own = {"$schema", "$id", "$defs"}
+    payload = {name: part for name, part in schema(event_type).items() if name not in own}
+    referred: Json = _referred(event_type, payload)
+    return referred
+
+
+def _referred(event_type: str, part: Any) -> Any:
+    """Let a part of a value's schema refer to the AsyncAPI document's schemas."""
+    if isinstance(part, list):
+        return [_referred(event_type, one) for one in part]
+    if not isinstance(part, dict):
+        return part
+    made = {name: _referred(event_type, one) for name, one in part.items()}
+    if "$ref" in part:
+        title = part["$ref"].removeprefix("#/$defs/")
+        made["$ref"] = f"#/components/schemas/{event_type}.{title}"
+    return made
 
 
 def _message(event_type: str) -> Json:
@@ -144,7 +188,7 @@ def _message(event_type: str) -> Json:
         "name": event_type,
         "contentType": "application/json",
         "headers": {"type": "object", "required": required, "properties": _HEADERS},
-        "payload": schema(event_type),
+        "payload": _payload(event_type),
         "bindings": {"kafka": {"key": _TEXT | {"description": key}}},
     }
 

@@ -187,14 +187,112 @@ def test_our_name_alone_is_kept_aside_if_it_does_not_fit(name: str, value: objec
     assert ({}, {f"/{name}": value}) == applied(DERIVING, {name: value})
 
 
-@pytest.mark.parametrize("value", ["text", 5, None, [1], True])
-def test_object_rule_leaves_what_is_no_object(value: object) -> None:
+@pytest.mark.parametrize("value", ["text", 5, [1], [{"x": 1}], True])
+def test_what_is_no_object_becomes_null(value: object) -> None:
+    """A consumer may rely on it: an object, or null."""
     table = rules.fields("o", rules.record(rules.fields("x", rules.identifier)))
-    assert ({"o": value}, {}) == applied(table, {"o": value})
+    assert ({"o": None}, {"/o": value}) == applied(table, {"o": value})
+    assert applied(table, {"o": None}) == ({"o": None}, {})
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "expected"),
+    [
+        (rules.string, "", ""),
+        (rules.string, "a", "a"),
+        (rules.string, None, None),
+        (rules.flag, True, True),
+        (rules.flag, False, False),
+        (rules.flag, None, None),
+        (rules.strings, ["a", ""], ["a", ""]),
+        (rules.strings, "a", ["a"]),
+        (rules.strings, None, []),
+        (rules.strings, [], []),
+        (rules.string_or_strings, "a", "a"),
+        (rules.string_or_strings, ["a", "b"], ["a", "b"]),
+        (rules.string_or_strings, [], []),
+        (rules.string_or_strings, None, None),
+        (rules.array(), {"x": 1}, [{"x": 1}]),
+        (rules.array(), None, []),
+        (rules.array(), [{}, {"x": 1}], [{}, {"x": 1}]),
+    ],
+)
+def test_what_fits_is_uniform(kind: rules.Kind, value: object, expected: object) -> None:
+    assert ({"f": expected}, {}) == applied(rules.fields("f", kind), {"f": value})
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "fallback"),
+    [
+        (rules.string, [5, 2**70, 5.0, True, [], ["a"], {}, {"zh_cn": "a"}], None),
+        (rules.flag, [0, 1, 1.0, "true", "", [], {}], None),
+        (rules.strings, [5, False, {}, {"a": "b"}], []),
+        (rules.string_or_strings, [5, 2.5, True, {}, {"a": "b"}], None),
+        (rules.array(), ["a", "", 5, False], []),
+    ],
+)
+def test_what_does_not_fit_is_kept_aside(
+    kind: rules.Kind, values: list[object], fallback: object
+) -> None:
+    for value in values:
+        assert ({"f": fallback}, {"/f": value}) == applied(rules.fields("f", kind), {"f": value})
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "expected"),
+    [
+        (rules.strings, ["a", 1, None, ["b"], "c"], ["a", "c"]),
+        (rules.string_or_strings, [1, "a", {}], ["a"]),
+        (rules.array(), [{"a": 1}, None, "b", [{}], {"c": 2}], [{"a": 1}, {"c": 2}]),
+        (rules.array(rules.fields("n", rules.string)), ["b", {"n": "a"}], [{"n": "a"}]),
+    ],
+)
+def test_items_of_another_kind_leave_their_list(
+    kind: rules.Kind, value: list[object], expected: object
+) -> None:
+    """The whole list is kept as it came."""
+    assert ({"f": expected}, {"/f": value}) == applied(rules.fields("f", kind), {"f": value})
+
+
+PERSON = rules.fields("name city", rules.string) | rules.fields(
+    "id", rules.record(rules.fields("open_id union_id", rules.identifier))
+)
+
+
+@pytest.mark.parametrize(
+    ("person", "expected", "misfits"),
+    [
+        ({"name": "a", "id": {"open_id": "o"}}, {"name": "a", "id": {"open_id": "o"}}, {}),
+        ({"name": "a", "new": "b"}, {"name": "a", "new": "b"}, {}),
+        ({"name": "a", "new": 5}, {"name": "a", "new": 5}, {}),
+        ({"name": 5, "new": 5}, {"name": None, "new": 5}, {"/name": 5}),
+        ({"id": "o"}, {"id": None}, {"/id": "o"}),
+        ({"id": None, "name": None}, {"id": None, "name": None}, {}),
+        ({"id": {"open_id": 7}}, {"id": {"open_id": "7"}}, {}),
+        ({"id": {"open_id": "7", "new": 8}}, {"id": {"open_id": "7", "new": 8}}, {}),
+        ({"id": {"open_id": []}}, {"id": {"open_id": None}}, {"/id/open_id": []}),
+    ],
+)
+@pytest.mark.parametrize("kind", ["record", "array"])
+def test_objects_of_texts_are_made_uniform(
+    kind: str, person: dict[str, Any], expected: object, misfits: Findings
+) -> None:
+    """There is a short way for those that need nothing; it leads to the same."""
+    one = kind == "record"
+    table = rules.fields("p", rules.record(PERSON) if one else rules.array(PERSON))
+    found = applied(table, {"p": person if one else [person]})
+    place = "/p" if one else "/p/0"
+    assert found == (
+        {"p": expected if one else [expected]},
+        {place + pointer: value for pointer, value in misfits.items()},
+    )
 
 
 def test_pointer_tells_the_way_from_the_event() -> None:
+    """Also where another item leaves the list: the indexes are those of the input."""
     items = rules.fields("n", rules.integer)
     table = rules.fields("o", rules.record(rules.fields("l", rules.array(items))))
-    _, findings = applied(table, {"o": {"l": [{"n": 1}, 2, {"n": "x"}]}})
-    assert findings == {"/o/l/2/n": "x"}
+    given_list = [{"n": 1}, 2, {"n": "x"}]
+    found, findings = applied(table, {"o": {"l": given_list}})
+    assert found == {"o": {"l": [{"n": 1}, {"n": None}]}}
+    assert findings == {"/o/l/2/n": "x", "/o/l": given_list}

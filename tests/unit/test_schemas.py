@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from relay.cli.main import app
 from relay.contract import schemas
 from relay.contract.normalize import EVENT_TYPES, Router, dead_letter, normalize
-from relay.contract.rules import properties
+from relay.contract.rules import properties, shapes
 from relay.events import DeadLetterReason, Record, StoredEvent, Transport
 from relay.settings.topics import DEAD_LETTER, OTHER
 
@@ -26,7 +26,8 @@ FIELDS = sorted(
     {
         name
         for known in EVENT_TYPES.values()
-        for name in (*known.fields, *properties(known.fields)["properties"])
+        for table in (known.fields, *shapes(known.fields).values())
+        for name in (*table, *properties(table)["properties"])
     }
 )
 NAMES = st.sampled_from(FIELDS) | st.text(max_size=8)
@@ -39,6 +40,82 @@ ANYTHING = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(NAMES, inner),
     max_leaves=8,
 )
+
+
+#: Every field that Feishu's pages and SDKs document, by type and path, with its type.
+DOCUMENTED: dict[str, dict[str, str]] = json.loads(
+    (Path(__file__).parent / "feishu-fields.json").read_bytes()
+)
+#: What relay may make of a documented type; `number` also of what is renamed.
+MADE_OF = {
+    "string": {"string"},
+    "boolean": {"boolean"},
+    # Codes become names, instants RFC 3339, ids text.
+    "integer": {"integer", "number", "string"},
+    "number": {"number"},
+    "object": {"object"},
+    "object[]": {"array"},
+    "string[]": {"array"},
+}
+
+
+def found(document: dict[str, Any], path: str) -> set[str]:
+    """Give the types that a schema allows at a path of `data`; null is allowed anywhere."""
+    place = {"$ref": document["properties"]["data"]["$ref"]}
+    for name in path.split("."):
+        step = properties_at(document, place)
+        place = (
+            step[name.removesuffix("[]")]
+            if name.removesuffix("[]") in step
+            else step[f"{name}_seconds"]
+        )
+        if name.endswith("[]"):
+            place = place["items"]
+    return types_of(document, place)
+
+
+def alternatives(document: dict[str, Any], place: dict[str, Any]) -> list[dict[str, Any]]:
+    """Follow references, and each way that the value may go."""
+    if "$ref" in place:
+        return alternatives(document, document["$defs"][place["$ref"].removeprefix("#/$defs/")])
+    if "anyOf" in place:
+        return [end for one in place["anyOf"] for end in alternatives(document, one)]
+    return [place]
+
+
+def properties_at(document: dict[str, Any], place: dict[str, Any]) -> dict[str, Any]:
+    made: dict[str, Any] = {}
+    for one in alternatives(document, place):
+        made |= one.get("properties", {})
+    return made
+
+
+def types_of(document: dict[str, Any], place: dict[str, Any]) -> set[str]:
+    types: set[str] = set()
+    for one in alternatives(document, place):
+        named = one["type"]
+        types |= {named} if isinstance(named, str) else set(named)
+    return types - {"null"}
+
+
+@pytest.mark.parametrize(
+    ("event_type", "path"), [(name, path) for name, paths in DOCUMENTED.items() for path in paths]
+)
+def test_documented_field_has_a_type(event_type: str, path: str) -> None:
+    """A consumer's code generator makes a member of it, with that type."""
+    documented = DOCUMENTED[event_type][path]
+    types = found(schemas.schema(event_type), path)
+    if path == "position":
+        assert types == {"integer"}  # the pages say text, events have numbers
+    elif path.endswith("customized_fields[].value"):
+        assert types == {"string", "array"}
+    else:
+        assert types
+        assert types <= MADE_OF[documented]
+
+
+def test_every_known_type_is_documented() -> None:
+    assert set(DOCUMENTED) == set(EVENT_TYPES)
 
 
 def message(topic: str, name: str) -> Any:
@@ -62,6 +139,9 @@ def test_golden_record_is_valid(path: Path) -> None:
     name = record["headers"]["ce_dataschema"].removeprefix("urn:feishu-relay:").removesuffix(":1")
     SCHEMAS[name].validate(record["value"])
     described = message(record["topic"], name)
+    document = schemas.asyncapi(ROUTER)
+    reference = {"$ref": f"#/components/messages/{name}/payload"}
+    Draft202012Validator(document | reference).validate(record["value"])
     headers = record["headers"] | {"ce_traceparent": "00-1-1-01"}
     Draft202012Validator(described["headers"]).validate(headers)
     assert set(headers) <= set(described["headers"]["properties"])
@@ -145,6 +225,13 @@ def test_dead_letter_is_as_described(letter: Record) -> None:
         ({"agent_service_duration_seconds": "210"}, "a duration is a number"),
         ({"comments": {"content": "one"}}, "a list is a list"),
         ({"comments": [{"id": 6629}]}, "inside a list, too"),
+        ({"comments": [None]}, "an item is an object"),
+        ({"guest": "ou_1"}, "a person is an object"),
+        ({"guest": {"id": {"open_id": 1}}}, "a person's ids are text"),
+        ({"agents": [{"name": ["Li Lei"]}]}, "a name is text"),
+        ({"customized_fields": [{"required": "true"}]}, "a flag is a flag"),
+        ({"customized_fields": [{"value": 5}]}, "a value is text"),
+        ({"customized_fields": [{"value": [5]}]}, "or a list of texts"),
     ],
 )
 def test_what_no_record_holds_is_refused(data: dict[str, Any], why: str) -> None:
@@ -154,6 +241,9 @@ def test_what_no_record_holds_is_refused(data: dict[str, Any], why: str) -> None
     validator = SCHEMAS["helpdesk.ticket.created_v1"]
     assert validator.is_valid(value | {"data": {}})
     assert not validator.is_valid(value | {"data": data}), why
+    reference = {"$ref": "#/components/messages/helpdesk.ticket.created_v1/payload"}
+    embedded = Draft202012Validator(schemas.asyncapi(ROUTER) | reference)
+    assert not embedded.is_valid(value | {"data": data}), why
 
 
 def test_every_topic_is_a_channel() -> None:
