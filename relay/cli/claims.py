@@ -7,6 +7,7 @@ import typer
 import uvloop
 
 from relay import settings
+from relay.cli.say import say
 from relay.errors import ClaimsError
 from relay.journal.retention import Retention
 from relay.observe.metrics import Metrics
@@ -35,4 +36,4 @@ def gone(
         raise ClaimsError("claims.url is not set: there is one replica, and none waits")
     store = Claims(found.claims, Retention(found.journal.dedupe_window), Metrics())
     uvloop.run(store.dismiss(replica))
-    typer.echo(f"{replica}: none waits for it any more; it may come back at any time.")
+    say(f"{replica}: none waits for it any more; it may come back at any time.")

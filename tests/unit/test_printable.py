@@ -1,6 +1,5 @@
 """What drives a terminal reaches none, and no header: whoever wrote it."""
 
-import ast
 import asyncio
 import io
 import json
@@ -23,7 +22,6 @@ from relay.observe import logs
 from relay.tail import Seen, as_line, render
 from tests.fakes import as_json, event, journal_at, payload
 
-ROOT = Path(__file__).parents[2]
 #: C0, DEL, C1, and what turns the direction of writing.
 CONTROLS = [*range(0x20), 0x7F, *range(0x80, 0xA0), *range(0x202A, 0x202F), *range(0x2066, 0x206A)]
 HOSTILE = "".join(map(chr, CONTROLS))
@@ -260,13 +258,3 @@ def test_log_drives_no_terminal(form: str, text: str, monkeypatch: pytest.Monkey
         assert clean(line)
     else:
         assert text not in line
-
-
-def test_commands_print_by_one_module_only() -> None:
-    """So none of them can forget it."""
-    for path in (ROOT / "relay" / "cli").glob("*.py"):
-        if path.name == "say.py":
-            continue
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Call):
-                assert ast.unparse(node.func) not in {"print", "typer.echo", "typer.secho"}, path

@@ -76,6 +76,14 @@ def test_contract_reads_no_clock(path: Path) -> None:
     assert not {one.attr for one in calls if isinstance(one, ast.Attribute)} & _CLOCKS
 
 
+def test_commands_print_by_one_module_only() -> None:
+    """`relay/cli/say.py`, which drives no terminal: none of them can forget it."""
+    for path in sorted((PACKAGE / "cli").glob("*.py")):
+        calls = [one for one in ast.walk(ast.parse(path.read_text())) if isinstance(one, ast.Call)]
+        direct = {ast.unparse(one.func) for one in calls} & {"print", "typer.echo", "typer.secho"}
+        assert not direct or path.name == "say.py", path.name
+
+
 def test_architecture_and_readme_tell_of_every_room() -> None:
     for paper, form in (("docs/architecture.md", r"^\| `(\w+)/` \|"), ("README.md", r"^ *(\w+)/ ")):
         told = set(re.findall(form, (ROOT / paper).read_text(), re.MULTILINE))
