@@ -13,6 +13,7 @@ import pytest
 import structlog
 from confluent_kafka import Producer
 from hypothesis import settings
+from xdist.scheduler import LoadScopeScheduling
 
 from tests import builds, kafka_server, needs
 from tests.kafka_server import OLDEST, Broker, ExternalKafka, KafkaServer
@@ -34,6 +35,8 @@ Say = Callable[[str], None]
 
 #: The order of the folders: what tells most in the shortest time comes first.
 _FOLDERS = ("unit", "integration", "e2e", "sdk", "lab", "deploy")
+#: Of these, each test may run beside any other.
+_ALONE = {"unit", "sdk"}
 #: Within unit: the contract, of which a broken rule shows in seconds.
 _FIRST = ("test_normalize.py", "test_schemas.py")
 
@@ -66,12 +69,21 @@ _BUILDING = pytest.StashKey[subprocess.Popen[bytes]]()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the tests in the order of their speed; those of one file share its brokers."""
+    """Put the tests in the order of their speed."""
     items.sort(key=_rank)
-    for item in items:
-        folder = item.path.relative_to(_TESTS).parts[0]
-        if folder not in {"unit", "sdk"}:
-            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+
+
+class _Lanes(LoadScopeScheduling):  # type: ignore[misc]  # the library ships no types
+    """Keeps the tests of a file together, which share its brokers, but for those without any."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return nodeid if Path(file).parts[1] in _ALONE else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> _Lanes:
+    """Say which tests stay together, in the order that they have."""
+    return _Lanes(config, log)
 
 
 def _rank(item: pytest.Item) -> tuple[int, bool]:

@@ -36,7 +36,8 @@ async def test_work_waits_for_nobody_on_an_idle_machine() -> None:
 )
 async def test_work_takes_its_share_of_what_the_others_took(share: float, expected: float) -> None:
     turns = Turns(share)
-    bite = min([await _bite(turns) for _ in range(3)])
+    # The least of some: whoever else runs on this machine makes them longer.
+    bite = min([await _bite(turns) for _ in range(10)])
     assert bite == pytest.approx(expected * OTHERS, rel=0.5)
 
 
