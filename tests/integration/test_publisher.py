@@ -15,6 +15,7 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.partitioner import DefaultPartitioner
 from pydantic import SecretStr
 
+from relay.cli import check
 from relay.egress.kafka import faults, offsets, packing, topics
 from relay.egress.kafka.client import admin_client
 from relay.egress.publisher import AtLeastOncePublisher, ExactlyOncePublisher, Publisher
@@ -28,7 +29,7 @@ from relay.errors import (
     RecordTooLargeError,
 )
 from relay.events import Outcome, Record
-from relay.settings import Kafka
+from relay.settings import Kafka, Settings
 from tests.conftest import need_kafka
 from tests.fakes import MemoryKafka, MemoryPublisher, until
 from tests.kafka_security import PASSWORD, USERNAME, Security, secure_listeners
@@ -658,7 +659,11 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
     with KafkaServer(
         listeners=security.listeners,
         scram_users={**security.scram_users, "guest": PASSWORD},
-        properties={**AUTHORIZER, "super.users": allowed},
+        properties={
+            **AUTHORIZER,
+            "super.users": allowed,
+            "transaction.max.timeout.ms": "40000",
+        },
     ) as server:
         yield Guarded(server=server, security=security)
 
@@ -714,6 +719,24 @@ async def test_wrong_password_is_refused(
     finally:
         await publisher.close()
     assert "hunter2" not in str(caught.value)
+
+
+async def test_transactions_that_the_broker_lets_take_no_so_long_are_refused_by_name(
+    guarded: Guarded, topic_prefix: str
+) -> None:
+    """With both settings in the sentence, and by `relay check` too."""
+    for timeout, allowed in ((20, True), (20.5, False), (300, False)):
+        config = options(guarded.server.bootstrap, topic_prefix, timeout=timeout)
+        publisher = ExactlyOncePublisher(config, [f"{topic_prefix}a"])
+        if allowed:
+            await opened(publisher, "j")
+        else:
+            asked = f"transaction.max.timeout.ms .* below the {timeout * 2000:.0f} .* kafka.timeout"
+            with pytest.raises(KafkaRefusedError, match=asked):
+                await publisher.open("j")
+            with pytest.raises(KafkaRefusedError, match=asked):
+                await check._transactions(Settings.model_construct(apps={}, kafka=config))
+        await publisher.close()
 
 
 @pytest.mark.parametrize("there", [False, True], ids=["topics missing", "topics there"])

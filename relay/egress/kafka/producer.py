@@ -12,12 +12,14 @@ from itertools import chain
 from typing import Any, Self
 
 from aiokafka import AIOKafkaProducer, TopicPartition
+from aiokafka.errors import InvalidTransactionTimeout
 from aiokafka.partitioner import DefaultPartitioner
 from aiokafka.structs import OffsetAndMetadata
 
 from relay.egress.kafka.client import client_options
 from relay.egress.kafka.faults import complete, fate_of
 from relay.egress.kafka.packing import Batch, Delivery, Packing
+from relay.errors import KafkaRefusedError
 from relay.events import Record
 from relay.settings import Kafka
 
@@ -50,7 +52,15 @@ class Producer:
 
     async def start(self) -> None:
         """Connect; with a transactional id this fences earlier ones, and ends what they left."""
-        await self._producer.start()
+        try:
+            await self._producer.start()
+        except InvalidTransactionTimeout as error:
+            asked = self._producer._txn_manager.transaction_timeout_ms
+            message = (
+                f"Kafka refuses: the brokers' transaction.max.timeout.ms is below the {asked} ms"
+                " that relay asks for, which are twice kafka.timeout"
+            )
+            raise KafkaRefusedError(message) from error
 
     async def begin(self) -> None:
         """Begin a transaction."""
