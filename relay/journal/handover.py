@@ -22,6 +22,7 @@ from relay.errors import HandoverError
 from relay.events import EXPORTED, Outcome, Transport
 from relay.journal import faults, identity
 from relay.journal import file as journalfile
+from relay.observe import traces
 
 #: The first line's version, and rows of one transaction.
 VERSION, ROWS = 1, 500
@@ -212,6 +213,10 @@ def _fault(event: dict[str, Any]) -> str:
     return f"no journal can hold its {', '.join(wrong)}" if wrong else ""
 
 
+#: The end of the year 9999.
+_LAST_MOMENT = 253_402_300_799_999
+
+
 def _text(value: object) -> bool:
     return isinstance(value, str)
 
@@ -220,8 +225,13 @@ def _text_or_none(value: object) -> bool:
     return value is None or isinstance(value, str)
 
 
-def _number(value: object) -> bool:
-    return isinstance(value, int) and -(2**63) <= value < 2**63
+def _moment(value: object) -> bool:
+    """Whether it is Unix milliseconds of a year that can be written, which Kafka takes too."""
+    return type(value) is int and 0 <= value <= _LAST_MOMENT
+
+
+def _trace(value: object) -> bool:
+    return value is None or (isinstance(value, str) and traces.parse(value) == value)
 
 
 def _base64(value: object) -> bool:
@@ -238,10 +248,10 @@ _KNOWN_AS: dict[str, Callable[[Any], bool]] = {
     "event_id": _text,
     "event_type": _text,
     "transport": lambda value: value in set(Transport),
-    "received_at": _number,
+    "received_at": _moment,
     "replayed": lambda value: value in {0, 1},
     "reason": _text_or_none,
-    "traceparent": _text_or_none,
+    "traceparent": _trace,
     "origin": _text_or_none,
     "body": _base64,
 }
