@@ -87,6 +87,8 @@ class AdminServer:
         age = time.time() - oldest / 1000 if oldest is not None else 0
         self._metrics.oldest_pending_seconds.set(max(age, 0))
         self._metrics.journal_bytes.set(journal.size())
+        self._metrics.journal_log_bytes.set(journal.log_size())
+        self._metrics.journal_volume_free_bytes.set(journal.volume_free())
         self._metrics.journal_used_bytes.set(journal.used())
 
 

@@ -354,3 +354,12 @@ def used_bytes(connection: sqlite3.Connection) -> int:
         for name in ("page_size", "page_count", "freelist_count")
     )
     return size * (pages - free)
+
+
+def whole_bytes(connection: sqlite3.Connection) -> int:
+    """Give the bytes that the file has once the log has been moved into it."""
+    size, pages = (
+        int(connection.execute(f"PRAGMA {name}").fetchone()[0])
+        for name in ("page_size", "page_count")
+    )
+    return size * pages

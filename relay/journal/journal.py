@@ -14,7 +14,7 @@ from typing import Any
 
 import structlog
 
-from relay.errors import RejectedError, RejectReason, StoppedWorkingError
+from relay.errors import JournalNoSpaceError, RejectedError, RejectReason, StoppedWorkingError
 from relay.events import (
     Callback,
     DeadLetterReason,
@@ -22,16 +22,18 @@ from relay.events import (
     Settlement,
     StoredEvent,
     Transport,
-    refusal,
 )
 from relay.fairness import Turns
-from relay.journal import claimed, faults
+from relay.journal import claimed, faults, volume
 from relay.journal import file as journalfile
 from relay.journal.backlog import Backlog
 from relay.journal.claimed import Claimed
 from relay.journal.identity import Identity, write
+from relay.journal.jobs import Add, Call, Commit
 from relay.journal.retention import Retention
-from relay.journal.writer import WRITER, Add, Call, Commit, Writer
+from relay.journal.stored import COLUMNS, from_callback, from_row
+from relay.journal.volume import Room
+from relay.journal.writer import WRITER, Writer
 from relay.observe.metrics import Metrics
 
 log = structlog.get_logger()
@@ -43,11 +45,7 @@ READ_BITE = 32
 #: Pending events whose body is kept parsed, some 5 kB each.
 PARSED = 256
 
-_COLUMNS = (
-    "seq, app, transport, received_at, event_id, event_type, body, replayed, reason, origin,"
-    " traceparent"
-)
-_PENDING = f"SELECT {_COLUMNS} FROM events WHERE outcome IS NULL ORDER BY seq LIMIT ?"  # noqa: S608 - constants
+_PENDING = f"SELECT {COLUMNS} FROM events WHERE outcome IS NULL ORDER BY seq LIMIT ?"  # noqa: S608 - constants
 #: Left to itself, SQLite takes the index of event ids, and looks up every row there is.
 _BACKLOG = (
     "SELECT app, transport, count(*) FROM events INDEXED BY events_pending"
@@ -80,7 +78,7 @@ class Journal:
         #: What is remembered, and for how long.
         self.retention = Retention(window)
         self._waiting = self._waiting_bytes = 0
-        self._writable, self._full = True, False
+        self._writable, self._full, self._cramped = True, False, False
         self._backlog = Backlog()
         self._loop = asyncio.get_running_loop()
         #: Set whenever there is something new to dispatch.
@@ -88,12 +86,23 @@ class Journal:
         self._dead: asyncio.Future[str] = self._loop.create_future()
         self._lock = journalfile.lock(path)
         try:
-            with faults.told(path):
-                self._open(max_bytes)
+            self._room = Room(path)
+            self._open_in_need(max_bytes)
         except BaseException:
             self._lock.close()
             raise
         self._writer.start()
+
+    def _open_in_need(self, max_bytes: int) -> None:
+        """Open the file; on a full volume, with the space that an earlier process has reserved."""
+        try:
+            with faults.told(self._path):
+                self._open(max_bytes)
+            self._room.reserve()
+        except JournalNoSpaceError:
+            self._room.let_go()
+            with faults.told(self._path):
+                self._open(max_bytes)
 
     def _open(self, max_bytes: int) -> None:
         journalfile.prepare(self._path)
@@ -105,7 +114,12 @@ class Journal:
             # The loop asks it, and must not wait.
             self._reader = journalfile.connect(self._path, patience=0)
             self._writer = Writer(
-                self._path, self._deliver, self._die, max_bytes=max_bytes, retention=self.retention
+                self._path,
+                self._deliver,
+                self._die,
+                max_bytes=max_bytes,
+                retention=self.retention,
+                room=self._room,
             )
             # At last: what is counted is not counted again by another attempt to start.
             self._count_backlog(connection)
@@ -161,7 +175,8 @@ class Journal:
 
     async def settle(self, settlements: Sequence[Settlement], settled_at: int) -> None:
         """Mark pending events as ended, durably. `settled_at` is Unix time in milliseconds."""
-        await self._call(lambda connection: _settle(connection, settlements, settled_at))
+        seqs = (settlements[0].seq, settlements[-1].seq)
+        await self._call(lambda connection: _settle(connection, settlements, settled_at), seqs)
         self._backlog.settle(settlements[-1].seq)
 
     async def mark_refused(self, seqs: Sequence[int], reason: DeadLetterReason) -> None:
@@ -200,16 +215,16 @@ class Journal:
         """Give the next events that this journal has put on Kafka, without their bodies."""
         with faults.told(self._path):
             rows = self._reader.execute(_PUBLISHED, (after_seq, limit)).fetchall()
-        return [replace(stored_event(row), replayed=False) for row in rows]
+        return [replace(from_row(row), replayed=False) for row in rows]
 
     async def probe(self) -> bool:
         """Whether the journal takes events; after a failure this tries a commit."""
-        if not self._writable:
+        if self._cramped or not self._writable:
             with suppress(RejectedError):
                 # An update to the same value would write no page.
                 sql = f"PRAGMA user_version = {journalfile.SCHEMA_VERSION}"
                 await self._call(lambda c: c.execute(sql))
-        return self._writable and not self._full
+        return self._writable and not self._full and not self._cramped
 
     async def pending(self, limit: int, max_bytes: int) -> list[StoredEvent]:
         """Give the next pending events, in order; at least one, if there is any.
@@ -229,7 +244,7 @@ class Journal:
         size, turns = 0, Turns()
         with closing(self._reader.execute(_PENDING, (limit,))) as rows:
             while size < max_bytes and (bite := rows.fetchmany(READ_BITE)):
-                events += map(stored_event, bite)
+                events += map(from_row, bite)
                 size += sum(len(event.body) for event in events[-len(bite) :])
                 if turns.due():
                     await turns.give()
@@ -247,18 +262,27 @@ class Journal:
 
     def size(self) -> int:
         """Bytes on disk, the write-ahead log included."""
-        files = (self._path, self._path.with_name(self._path.name + "-wal"))
-        return sum(file.stat().st_size for file in files if file.exists())
+        return volume.file_bytes(self._path) + self.log_size()
+
+    def log_size(self) -> int:
+        """Bytes on disk of the write-ahead log."""
+        return volume.file_bytes(self._path.with_name(self._path.name + "-wal"))
+
+    def volume_free(self) -> int:
+        """Bytes that are free on its volume."""
+        return volume.free_bytes(self._path)
 
     def used(self) -> int:
         """Bytes of pages in use: what `max_bytes` bounds."""
         with faults.told(self._path):
             return journalfile.used_bytes(self._reader)
 
-    async def _call(self, work: Callable[[sqlite3.Connection], Any]) -> None:
+    async def _call(
+        self, work: Callable[[sqlite3.Connection], Any], seqs: tuple[int, int] | None = None
+    ) -> None:
         self._refuse_if_dead()
         future: asyncio.Future[Any] = self._loop.create_future()
-        self._writer.put(Call(work, future))
+        self._writer.put(Call(work, future, seqs))
         await future
 
     def _deliver(self, commit: Commit) -> None:
@@ -268,7 +292,7 @@ class Journal:
 
     def _resolve(self, commit: Commit) -> None:
         """Tell the waiters; what the account counts changes in this one step."""
-        self._full = commit.full
+        self._full, self._cramped = commit.full, commit.cramped
         if not (commit.adds or commit.calls):
             return
         self._waiting -= len(commit.adds)
@@ -288,7 +312,7 @@ class Journal:
             if seq is None:
                 _finish(add.token, Outcome.DUPLICATE)
                 continue
-            self._backlog.add(_stored(add.callback, seq, parsed=len(self._backlog) < PARSED))
+            self._backlog.add(from_callback(add.callback, seq, parsed=len(self._backlog) < PARSED))
             _finish(add.token, _first_outcome(add.callback))
         for call in commit.calls:
             _finish(call.token)
@@ -319,39 +343,6 @@ class Journal:
             else:
                 self._metrics.ledger.received(app, transport, count)
                 self.arrived.set()
-
-
-def stored_event(row: tuple[Any, ...]) -> StoredEvent:
-    """Make a StoredEvent of a row of the columns of `_COLUMNS`."""
-    (seq, app, transport, received_at, event_id, event_type, body, replayed, reason, *rest) = row
-    origin, traceparent = rest
-    return StoredEvent(
-        seq=seq,
-        app=app,
-        transport=Transport(transport),
-        received_at=received_at,
-        event_id=event_id,
-        event_type=event_type,
-        body=body,
-        replayed=bool(replayed),
-        refused=refusal(reason),
-        origin=origin,
-        traceparent=traceparent,
-    )
-
-
-def _stored(callback: Callback, seq: int, *, parsed: bool) -> StoredEvent:
-    return StoredEvent(
-        seq=seq,
-        app=callback.app,
-        transport=callback.transport,
-        received_at=callback.received_at,
-        event_id=callback.event_id,
-        event_type=callback.event_type,
-        body=callback.body,
-        traceparent=callback.traceparent,
-        content=callback.content if parsed else None,
-    )
 
 
 def _first_outcome(callback: Callback) -> Outcome:

@@ -7,19 +7,19 @@ import sqlite3
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Event, Thread, current_thread
-from typing import Any
 
 import structlog
 
-from relay.errors import RejectReason
-from relay.events import Callback, value
-from relay.journal import file
+from relay.errors import JournalNoSpaceError, RejectReason
+from relay.events import Callback
+from relay.journal import faults, file
+from relay.journal.insertion import insert
+from relay.journal.jobs import Add, Call, Commit, Job, commit_of, undone
 from relay.journal.retention import Retention
+from relay.journal.volume import Room
 from relay.observe.logs import Changes
 
 log = structlog.get_logger()
@@ -37,20 +37,17 @@ TIDY_AGAIN = 3600.0
 CROWD, GATHER, LOOKS = 8, 0.002, 8
 #: WAL pages after which the writer finishes a checkpoint itself, so that the WAL starts over.
 WAL_PAGES = 4_096
+#: Bytes of the log's file that are kept when it starts over.
+LOG_KEPT = WAL_PAGES * 4096
 #: Seconds between two checkpoints beside the writer.
 CHECKPOINT_INTERVAL = 1.0
 
 #: KiB of pages for the index over event ids, which come in no order.
 _CACHE = "PRAGMA cache_size = -1000"
-#: Rows in one INSERT. SQLite's steps run without the interpreter's lock, and getting it back for
-#: each row would cost more than the row.
-INSERT_ROWS = 64
 #: Bytes of new bodies after which the journal's size is looked at again.
 SIZE_LOOK = 2**20
-_INSERT = (
-    "INSERT INTO events"
-    " (app, event_id, event_type, transport, received_at, body, traceparent) VALUES "
-)
+#: The length of a body stands in the row's head: no body is read.
+_BYTES = "SELECT coalesce(sum(length(body) + 4096), 0) FROM events WHERE seq BETWEEN ? AND ?"
 #: The next rows by age.
 _NEXT = "SELECT seq FROM events WHERE seq > ? AND seq <= ? ORDER BY seq LIMIT ?"
 #: Dead letters whose only copy is the journal's stay until an operator decides.
@@ -70,54 +67,6 @@ _DELETE = "DELETE FROM events WHERE seq = ?"
 _PUT_BACK = "INSERT INTO events VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 
 
-@value
-class Add:
-    """Store a callback; `token` is whatever the sender recognizes the answer by."""
-
-    callback: Callback
-    token: Any
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """Other work in the same transaction; it must not commit and must not wait."""
-
-    work: Callable[[sqlite3.Connection], Any]
-    token: Any
-
-
-Job = Add | Call
-
-
-@dataclass(slots=True)
-class Commit:
-    """What became of the jobs of one transaction; with a failure, none of them happened."""
-
-    adds: list[Add]
-    calls: list[Call]
-    #: The place of each added event in the journal's order; None for a duplicate.
-    seqs: Sequence[int | None] = ()
-    #: Whether another process has added events since the last commit (`relay events replay`).
-    foreign: bool = False
-    failure: RejectReason | None = None
-    #: Whether the journal is now at its size limit.
-    full: bool = False
-    seconds: float = 0.0
-
-
-def _commit_of(jobs: Sequence[Job]) -> Commit:
-    return Commit(
-        adds=[job for job in jobs if isinstance(job, Add)],
-        calls=[job for job in jobs if isinstance(job, Call)],
-    )
-
-
-def _undone(jobs: Sequence[Job]) -> Commit:
-    commit = _commit_of(jobs)
-    commit.failure = RejectReason.JOURNAL_UNAVAILABLE
-    return commit
-
-
 class Writer:
     """Owns the writing connection, from `start` to `stop`."""
 
@@ -129,6 +78,7 @@ class Writer:
         *,
         max_bytes: int,
         retention: Retention,
+        room: Room,
     ) -> None:
         """`died` is called, once, by a thread that ends of an error."""
         self._path = path
@@ -141,6 +91,10 @@ class Writer:
         self._jobs: SimpleQueue[Job | None] = SimpleQueue()
         self._connection = file.connect(path)
         self._connection.execute(_CACHE)
+        self._connection.execute(f"PRAGMA journal_size_limit = {LOG_KEPT}")
+        self._room = room
+        self._cramped, self._refused_bytes = False, 0
+        self._space = Changes(log, "journal_volume_has_space")
         self._retention = retention
         retention.restore(self._connection)
         self._stopping = Event()
@@ -192,14 +146,14 @@ class Writer:
         with suppress(Empty):
             while job := self._jobs.get_nowait():
                 jobs.append(job)
-        self._deliver(_undone(jobs))
+        self._deliver(undone(jobs))
 
     def _run(self) -> None:
         while (jobs := self._take()) is not None:
             self.moved_at = time.monotonic()
             self._in_hand = jobs
             if jobs:
-                self._deliver(self._commit(jobs))
+                self._do(jobs)
             self._in_hand = []
             self._keep_house()
         with suppress(sqlite3.Error):
@@ -232,9 +186,47 @@ class Writer:
                 return
             time.sleep(GATHER / LOOKS)
 
+    def _do(self, jobs: list[Job]) -> None:
+        """Do what the volume has room for, and refuse the rest."""
+        refused = self._without_room(jobs)
+        if refused:
+            self._in_hand = [] if refused is jobs else [j for j in jobs if isinstance(j, Call)]
+            self._deliver(self._flagged(undone(refused)))
+        if self._in_hand:
+            self._deliver(self._commit(self._in_hand))
+
+    def _without_room(self, jobs: list[Job]) -> Sequence[Job]:
+        """Give the jobs that may not be done: events first, and in the end whatever writes."""
+        adds = [job for job in jobs if isinstance(job, Add)]
+        # Without an event: whether the last one that was refused would be taken now.
+        more = sum(len(add.callback.body) for add in adds) if adds else self._refused_bytes
+        try:
+            self._cramped = not self._room.for_events(more, self._size)
+            self._refused_bytes = more if self._cramped else 0
+            if not self._cramped:
+                self._space.working()
+                return ()
+            self._space.failing("journal_volume_full", "its volume has no room for more events")
+            return adds if self._room.for_the_rest(self._rewritten(jobs), self._size) else jobs
+        except (OSError, sqlite3.Error):
+            return ()  # The commit will tell.
+
+    def _rewritten(self, jobs: Sequence[Job]) -> int:
+        """Bytes that the log takes up when events get their endings: their bodies, once more."""
+        ranges = [job.seqs for job in jobs if isinstance(job, Call) and job.seqs]
+        return sum(int(self._connection.execute(_BYTES, one).fetchone()[0]) for one in ranges)
+
+    def _size(self) -> int:
+        """Bytes of the file, once the log has been moved into it."""
+        return file.whole_bytes(self._connection)
+
+    def _flagged(self, commit: Commit) -> Commit:
+        commit.full, commit.cramped = self._full, self._cramped
+        return commit
+
     def _commit(self, jobs: Sequence[Job]) -> Commit:
         """Do the jobs in one transaction, fsynced; any failure undoes all of them."""
-        commit = _commit_of(jobs)
+        commit = commit_of(jobs)
         started, last_seq = time.perf_counter(), self._last_seq
         try:
             file.transaction(self._connection, lambda: self._write(commit))
@@ -243,51 +235,28 @@ class Writer:
             commit.failure = RejectReason.JOURNAL_UNAVAILABLE
             self._last_seq = last_seq
             self._log.failing("journal_not_writable", str(error))
+            self._relieve(error)
         commit.seconds = time.perf_counter() - started
-        commit.full = self._full
-        return commit
+        return self._flagged(commit)
+
+    def _relieve(self, error: Exception) -> None:
+        """Let go of the reserve if the volume is full: what is no event may then be written."""
+        if isinstance(faults.meaning(self._path, error), JournalNoSpaceError):
+            self._room.let_go()
 
     def _write(self, commit: Commit) -> None:
         last_seq = file.last_seq(self._connection)
         commit.foreign = last_seq != self._last_seq
-        commit.seqs = self._insert([add.callback for add in commit.adds], last_seq)
+        callbacks = [add.callback for add in commit.adds]
+        commit.seqs = self._insert(callbacks, last_seq)
+        self._unsized += sum(len(callback.body) for callback in callbacks)
         for call in commit.calls:
             call.work(self._connection)
         self._last_seq = file.last_seq(self._connection)
         self._look_at_size()
 
     def _insert(self, callbacks: list[Callback], last_seq: int) -> Sequence[int | None]:
-        """Store the callbacks that are new, and give the place of each; None if it is not."""
-        stored = 0
-        for first in range(0, len(callbacks), INSERT_ROWS):
-            stored += self._insert_rows(callbacks[first : first + INSERT_ROWS])
-        if stored == len(callbacks):
-            return range(last_seq + 1, last_seq + 1 + stored)
-        sql = "SELECT app, event_id, seq FROM events WHERE seq > ?"
-        rows = self._connection.execute(sql, (last_seq,))
-        new: dict[tuple[str, str], int] = {(app, event_id): seq for app, event_id, seq in rows}
-        # The first of a pair is the stored one.
-        return [new.pop((callback.app, callback.event_id), None) for callback in callbacks]
-
-    def _insert_rows(self, callbacks: list[Callback]) -> int:
-        """Store what is new of a few callbacks; give how many were.
-
-        sqlite3 takes a str, an int and a bytearray as they are; for a value of any other type it
-        looks for an adapter each time, which costs more than a copy.
-        """
-        values: list[Any] = []
-        for one in callbacks:
-            values += (
-                one.app,
-                one.event_id,
-                one.event_type,
-                str(one.transport),
-                one.received_at,
-                bytearray(one.body),
-                one.traceparent,
-            )
-            self._unsized += len(one.body)
-        return self._connection.execute(_insert_statement(len(callbacks)), values).rowcount
+        return insert(self._connection, callbacks, last_seq)
 
     def _look_at_size(self) -> None:
         """See whether the journal is at its limit, from time to time."""
@@ -307,9 +276,21 @@ class Writer:
                 self._untidy = False
                 if self._retention.look():
                     self._note()
-                self._untidy = self._tidy()
+                self._untidy = self._give_back() if self._cramped else self._tidy()
         except sqlite3.Error as error:
             self._log.failing("journal_not_writable", str(error))
+            self._relieve(error)
+
+    def _give_back(self) -> bool:
+        """End the log, if no reader needs it, and give its space back to the volume."""
+        self._connection.execute("PRAGMA busy_timeout = 0")
+        try:
+            self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        finally:
+            self._connection.execute(f"PRAGMA busy_timeout = {int(file.BUSY_TIMEOUT * 1000)}")
+        self._without_room([])
+        self._deliver(self._flagged(Commit(adds=[], calls=[])))
+        return False
 
     def _note(self) -> None:
         file.transaction(self._connection, lambda: self._retention.note(self._connection))
@@ -324,7 +305,7 @@ class Writer:
             freed = file.transaction(self._connection, self._strip)
         if self._full and freed:
             self._look_at_size()
-            self._deliver(Commit(adds=[], calls=[], full=self._full))
+            self._deliver(self._flagged(Commit(adds=[], calls=[])))
         return freed > 0
 
     def _delete_old(self) -> int:
@@ -358,15 +339,10 @@ class Writer:
                 row = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
             except sqlite3.Error as error:
                 changes.failing("journal_checkpoint_failed", str(error))
+                self._relieve(error)
                 continue
-            changes.working()
+            if not row[0]:  # else the writer is at it
+                changes.working()
             if row[1] > WAL_PAGES:
                 self._wal_is_long.set()
         connection.close()
-
-
-@lru_cache(maxsize=INSERT_ROWS)
-def _insert_statement(rows: int) -> str:
-    """Insert so many rows at once; those that are there already are left alone."""
-    values = ", ".join(["(?, ?, ?, ?, ?, ?, ?)"] * rows)
-    return _INSERT + values + " ON CONFLICT DO NOTHING"

@@ -67,6 +67,16 @@ class Metrics:
         self.journal_bytes = Gauge(
             "relay_journal_bytes", "Bytes on disk of the journal's files.", registry=registry
         )
+        self.journal_log_bytes = Gauge(
+            "relay_journal_log_bytes",
+            "Bytes on disk of the journal's write-ahead log alone.",
+            registry=registry,
+        )
+        self.journal_volume_free_bytes = Gauge(
+            "relay_journal_volume_free_bytes",
+            "Bytes that are free on the journal's volume.",
+            registry=registry,
+        )
         self.journal_used_bytes = Gauge(
             "relay_journal_used_bytes",
             "Bytes of the journal's pages that hold something; at the maximum it is full.",

@@ -172,6 +172,22 @@ async def account_broken(world: World) -> States:
     return well, {**well, settled: well[settled] - 1}
 
 
+async def log_pinned(world: World) -> States:
+    """A quarter of a gigabyte is too much for a test: the number is put in."""
+    well = await world.healthy()
+    return well, {**well, "relay_journal_log_bytes": 2**28 + 1}
+
+
+async def volume_filling(world: World) -> States:
+    """The same; the log counts as taken, as its bytes are needed once more to end it."""
+    well = await world.healthy()
+    return well, {
+        **well,
+        "relay_journal_log_bytes": 2**26,
+        "relay_journal_volume_free_bytes": 2**29 + 2**25,
+    }
+
+
 async def stranded(world: World) -> States:
     _, pending = await world.without_kafka(10)
     assert pending
@@ -193,6 +209,8 @@ SCENARIOS: dict[str, Callable[[World], Awaitable[States]]] = {
     "RelayCannotStore": cannot_store,
     "RelayRefuses": refuses,
     "RelayJournalFilling": journal_filling,
+    "RelayLogPinned": log_pinned,
+    "RelayVolumeFilling": volume_filling,
     "RelayLongConnectionDown": _long_connection,
     "RelayLongConnectionFlapping": _long_connection,
     "RelayDeadLetters": dead_letters,

@@ -134,6 +134,8 @@ async def test_metrics_show_age_and_size(place: Place) -> None:
     assert found["relay_journal_bytes"] == place.journal.size()
     assert 0 < found["relay_journal_used_bytes"] <= found["relay_journal_bytes"]
     assert found["relay_journal_max_bytes"] == 2**30
+    assert 0 < found["relay_journal_log_bytes"] < found["relay_journal_bytes"]
+    assert found["relay_journal_volume_free_bytes"] > 2**20
     await place.journal.settle([Settlement(seq=1, outcome=Outcome.PUBLISHED)], now)
     assert (await scrape(place))["relay_oldest_pending_seconds"] == 0
 

@@ -1,6 +1,7 @@
 """The whole relay in this process, on a disk that is full when it starts, and on parts that die."""
 
 import asyncio
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from structlog.testing import capture_logs
 from relay import app
 from relay.errors import JournalNoSpaceError, StoppedWorkingError
 from relay.journal.journal import Journal
+from relay.journal.volume import lock_path
 from relay.journal.writer import Writer
 from relay.settings import Settings
 from tests.fakes import event, journal_at, until
@@ -35,25 +37,31 @@ async def listening(run: Running) -> None:
     await until(lambda: run.relay.webhook_port or run.task.done())
 
 
-@pytest.mark.parametrize("earlier", [0, 3])
+@pytest.mark.parametrize(
+    ("earlier", "reserve", "counted"), [(0, False, 0), (3, True, 3), (3, False, 0)]
+)
 async def test_full_disk_at_start_is_503_and_heals(
-    disk: Path, earlier: int, monkeypatch: pytest.MonkeyPatch
+    disk: Path, earlier: int, *, reserve: bool, counted: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With what is in the journal, or before there is one; Feishu hears 503 and comes again."""
+    """With what is in the journal, or before there is one; Feishu hears 503 and comes again.
+
+    With the reserve of an earlier process, what is pending is even published meanwhile.
+    """
     monkeypatch.setattr(app, "SPACE_LOOK", 0.05)
     if earlier:
         async with journal_at(disk / "journal.db") as journal:
             for n in range(earlier):
                 await journal.add(event(f"kept-{n}"))
+    if earlier and not reserve:
+        os.truncate(lock_path(disk / "journal.db"), 0)
     with capture_logs() as lines:
         with filled(disk / "journal.db"):
-            starting = asyncio.ensure_future(start(quick(disk)))
-            run = await starting
+            run = await start(quick(disk))
             assert await run.post("a") == 503
             assert await run.post("a", **{"X-Lark-Signature": "forged"}) == 401
             assert (await run.get("/livez"))[0] == 200
             assert (await run.get("/readyz"))[0] == 503
-            assert await run.account() == (0, 0)
+            assert await run.account() == (counted, counted)
             await asyncio.sleep(0.3)
         await asyncio.wait_for(run.relay.ready.wait(), 5)
         assert await run.post("a") == 200
@@ -89,6 +97,7 @@ async def test_command_on_a_full_disk_says_so(disk: Path) -> None:
     """It does not wait: whoever called it can make space."""
     async with journal_at(disk / "journal.db") as journal:
         await journal.add(event())
+    os.truncate(lock_path(disk / "journal.db"), 0)
     with filled(disk / "journal.db"), pytest.raises(JournalNoSpaceError, match="volume is full"):
         await app.Relay(quick(disk)).drain(1)
 

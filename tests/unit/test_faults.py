@@ -137,6 +137,14 @@ def small(tmp_path: Path) -> Iterator[Path]:
 
 
 @contextmanager
+def full(path: Path) -> Iterator[None]:
+    """Something else has taken all, what was reserved too."""
+    volume.lock_path(path).write_bytes(b"")
+    with filled(path):
+        yield
+
+
+@contextmanager
 def readonly(path: Path) -> Iterator[None]:
     """The kernel has put the volume to read-only, as after an error."""
     assert mount(path.parent, "remount,ro")
@@ -183,7 +191,7 @@ def shm_is_missing(path: Path) -> Iterator[None]:
 
 
 CONDITIONS = [
-    (filled, JournalNoSpaceError),
+    (full, JournalNoSpaceError),
     (readonly, JournalDeniedError),
     (shm_is_missing, JournalDeniedError),
     (shm_is_no_file, JournalDeniedError),
