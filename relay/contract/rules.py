@@ -209,10 +209,11 @@ def enum(names: Mapping[int, str], unknown: str = "unknown") -> Kind:
 
         # New names may come: they are examples.
         known = _TEXT | {"examples": [*names.values(), unknown]}
+        codes = ", ".join(f"{code} {said}" for code, said in names.items())
         return Rule(
             apply=apply,
             fallback={name: "unknown", derived: None},
-            schema={name: known, derived: _INTEGRAL},
+            schema={name: known, derived: _INTEGRAL | {"description": f"{codes}."}},
             derived=derived,
             derived_types=(int,),
         )
@@ -229,7 +230,7 @@ def duration(factor: int) -> Kind:
         def apply(result: Json, value: Any, _: Findings, __: str) -> None:
             result[derived] = _to_seconds(value, factor)
 
-        schema = {derived: {"type": ["number", "null"], "description": "seconds"}}
+        schema = {derived: {"type": ["number", "null"], "description": "In seconds."}}
         return Rule(
             apply=apply,
             fallback={derived: None},

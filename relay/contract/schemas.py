@@ -3,22 +3,28 @@
 Made of the same tables as the records, so it cannot say anything else. Pure.
 """
 
+import json
+import re
 from typing import Any
 
 from relay import __version__
+from relay.contract import examples, glossary
 from relay.contract.normalize import EVENT_TYPES, Router
-from relay.contract.rules import properties, shapes
+from relay.contract.rules import Table, properties, shapes
 from relay.events import DeadLetterReason, Transport
-from relay.settings.topics import DEAD_LETTER, OTHER
+from relay.settings.topics import DEAD_LETTER, OTHER, PARTITIONS
 
 Json = dict[str, Any]
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
-ASYNCAPI = "3.0.0"
+ASYNCAPI = "3.1.0"
+KAFKA_BINDING = "0.5.0"
 _TEXT: Json = {"type": "string"}
 _TEXT_OR_NULL: Json = {"type": ["string", "null"]}
 _INSTANT: Json = _TEXT | {"format": "date-time"}
 _INSTANT_OR_NULL: Json = _TEXT_OR_NULL | {"format": "date-time"}
+#: An object with fields of its own names.
+_ANY_OBJECT: Json = {"type": "object", "additionalProperties": True}
 _TRANSPORT: Json = _TEXT | {"examples": [transport.value for transport in Transport]}
 
 _EVENT: Json = {
@@ -63,6 +69,28 @@ _LETTER_HEADERS: Json = {
 _LETTER_OPTIONAL = {"relay_size", "relay_dedupe", "relay_replayed"}
 
 
+_READ = (
+    "Read with isolation.level=read_committed: each event then comes once. Other readers also see "
+    "records of transactions that were aborted. Leave out a ce_id that you have handled before."
+)
+#: What Kafka keeps a topic's records for, if its broker was not told otherwise.
+_KAFKAS_RETENTION = 7 * 24 * 3600 * 1000
+_SERVER = {
+    "host": "{host}:{port}",
+    "protocol": "kafka",
+    "title": "The brokers",
+    "description": "kafka.bootstrap_servers; relay speaks PLAINTEXT, TLS, PLAIN and SCRAM.",
+    "variables": {
+        "host": {"default": "localhost", "description": "one of the brokers"},
+        "port": {"default": "9092"},
+    },
+}
+_KEYS = {
+    DEAD_LETTER: "event id, or SHA-256 of the body",
+    OTHER: "ticket id if the event has one, else the event id",
+}
+
+
 def schemas() -> dict[str, Json]:
     """Give the JSON Schema of each event type's value, and of `other`, by type."""
     return {event_type: schema(event_type) for event_type in (*EVENT_TYPES, OTHER)}
@@ -71,97 +99,149 @@ def schemas() -> dict[str, Json]:
 def schema(event_type: str) -> Json:
     """Give the JSON Schema of a value; its `$id` is what `ce_dataschema` says."""
     known = EVENT_TYPES.get(event_type)
+    data = {"$ref": f"#/$defs/{known.title}"} if known else _ANY_OBJECT
     return {
         "$schema": DIALECT,
         "$id": f"urn:feishu-relay:{event_type}:1",
         "title": event_type,
+        "description": _summary(event_type),
         "type": "object",
         "required": ["event", "ticket_id", "data"],
         "properties": {
             "event": {"$ref": "#/$defs/Event"},
-            "ticket_id": _TEXT_OR_NULL,
-            "data": {"$ref": f"#/$defs/{known.title}"} if known else {"type": "object"},
+            "ticket_id": _TEXT_OR_NULL | {"description": "The ticket's id; null if there is none."},
+            "data": data,
             "unexpected": {
                 "type": "object",
                 "description": "values that did not fit, by their JSON pointer in Feishu's event",
                 "propertyNames": {"pattern": "^/"},
+                "additionalProperties": True,
                 "minProperties": 1,
             },
         },
+        "examples": [_example(event_type)["payload"]],
         "$defs": _shapes(event_type),
+    }
+
+
+def _summary(event_type: str) -> str:
+    known = EVENT_TYPES.get(event_type)
+    return glossary.SHAPES[known.title] if known else "An event without rules; `data` is Feishu's."
+
+
+def _example(event_type: str) -> Json:
+    """Give headers and value of one record, as a consumer reads them."""
+    record = examples.record(event_type, Router("feishu.", {}))
+    return {
+        "headers": {name: value.decode() for name, value in record.headers},
+        "payload": json.loads(record.value or b""),
     }
 
 
 def _shapes(event_type: str) -> dict[str, Json]:
     """Give the schemas of the objects inside a value, by their names."""
-    made = {"Event": _event(event_type)}
-    if known := EVENT_TYPES.get(event_type):
-        tables = shapes(known.fields, known.title)
-        made |= {
-            title: {"title": title, "type": "object"} | properties(table)
-            for title, table in tables.items()
-        }
-    return made
-
-
-def _event(event_type: str) -> Json:
-    named = {"type": _TEXT | {"const": event_type}} if event_type in EVENT_TYPES else {}
-    return {
-        "title": "Event",
-        "type": "object",
-        "required": list(_EVENT),
-        "properties": _EVENT | named,
+    known = EVENT_TYPES.get(event_type)
+    named = {"type": _TEXT | {"const": event_type}} if known else {}
+    event = _shape("Event", _EVENT | named) | {"required": list(_EVENT)}
+    tables: dict[str, Table] = shapes(known.fields, known.title) if known else {}
+    return {"Event": event} | {
+        title: _shape(title, properties(table)["properties"]) for title, table in tables.items()
     }
+
+
+def _shape(title: str, members: dict[str, Json]) -> Json:
+    """Describe an object; it may hold fields of tomorrow beside those that are named."""
+    return {
+        "title": title,
+        "description": glossary.SHAPES[title],
+        "type": "object",
+        "properties": {
+            name: member | {"description": _description(title, name, member)}
+            for name, member in members.items()
+        },
+    }
+
+
+def _description(title: str, name: str, member: Json) -> str:
+    """Say what a field means, and in what unit or by which codes, if its rule knows that."""
+    meaning = glossary.meaning(title, name)
+    return f"{meaning} {member['description']}" if "description" in member else meaning
 
 
 def asyncapi(router: Router) -> Json:
     """Give the AsyncAPI document of the topics: channels, messages, headers, keys."""
-    topics = {router.topic(event_type) for event_type in (*EVENT_TYPES, OTHER)}
+    names = (*EVENT_TYPES, OTHER)
     channels = {
-        topic: {
-            "address": topic,
-            "messages": {
-                name: {"$ref": f"#/components/messages/{name}"}
-                for name in (*EVENT_TYPES, OTHER)
-                if router.topic(name) == topic
-            },
-        }
-        for topic in sorted(topics)
+        topic: _channel(topic, [name for name in names if router.topic(name) == topic])
+        for topic in sorted({router.topic(name) for name in names})
     }
-    channels[router.dead_letter] = {
-        "address": router.dead_letter,
-        "messages": {DEAD_LETTER: {"$ref": f"#/components/messages/{DEAD_LETTER}"}},
-    }
+    channels[router.dead_letter] = _channel(router.dead_letter, [DEAD_LETTER])
     return {
         "asyncapi": ASYNCAPI,
         "info": {
             "title": "relay",
             "version": __version__,
-            "description": "Feishu helpdesk events, once and in order. Read committed.",
+            "description": f"Feishu helpdesk events, once and in order. {_READ}",
         },
+        "defaultContentType": "application/json",
+        "servers": {"kafka": _SERVER},
         "channels": channels,
-        "operations": {
-            f"publish {topic}": {
-                "action": "send",
-                "channel": {"$ref": f"#/channels/{_escaped(topic)}"},
-            }
-            for topic in channels
-        },
+        "operations": _operations(channels),
         "components": {
-            "messages": {name: _message(name) for name in (*EVENT_TYPES, OTHER)}
-            | {DEAD_LETTER: _dead_letter()},
+            "messages": {name: _message(name) for name in names} | {DEAD_LETTER: _dead_letter()},
             "schemas": {
                 f"{name}.{title}": _referred(name, one)
-                for name in (*EVENT_TYPES, OTHER)
+                for name in names
                 for title, one in _shapes(name).items()
             },
         },
     }
 
 
+def _channel(topic: str, names: list[str]) -> Json:
+    return {
+        "address": topic,
+        "description": "Retention is the broker's: relay sets none. Compaction would lose events.",
+        "servers": [{"$ref": "#/servers/kafka"}],
+        "messages": {name: {"$ref": f"#/components/messages/{name}"} for name in names},
+        "bindings": {
+            "kafka": {
+                "topic": topic,
+                "partitions": PARTITIONS,
+                "topicConfiguration": {
+                    "cleanup.policy": ["delete"],
+                    "retention.ms": _KAFKAS_RETENTION,
+                },
+                "bindingVersion": KAFKA_BINDING,
+            }
+        },
+    }
+
+
+def _operations(channels: dict[str, Json]) -> dict[str, Json]:
+    """Name each operation so that generators can make an identifier of it."""
+    made: dict[str, Json] = {}
+    for topic, channel in channels.items():
+        name = "publish_" + re.sub("[^A-Za-z0-9]", "_", topic)
+        while name in made:
+            name += "_"
+        pointer = f"#/channels/{_escaped(topic)}"
+        made[name] = {
+            "action": "send",
+            "channel": {"$ref": pointer},
+            "summary": f"relay publishes to {topic}, in transactions.",
+            "description": _READ,
+            "messages": [
+                {"$ref": f"{pointer}/messages/{_escaped(message)}"}
+                for message in channel["messages"]
+            ],
+        }
+    return made
+
+
 def _payload(event_type: str) -> Json:
     """Give a value's schema for a document that holds several, where `$id` would start another."""
-    own = {"$schema", "$id", "$defs"}
+    own = {"$schema", "$id", "$defs", "examples"}
     payload = {name: part for name, part in schema(event_type).items() if name not in own}
     referred: Json = _referred(event_type, payload)
     return referred
@@ -186,10 +266,13 @@ def _message(event_type: str) -> Json:
     key = "notification id" if known and known.key else "ticket id, or the event id"
     return {
         "name": event_type,
+        "title": known.title if known else "Any other event",
+        "summary": _summary(event_type),
         "contentType": "application/json",
         "headers": {"type": "object", "required": required, "properties": _HEADERS},
         "payload": _payload(event_type),
-        "bindings": {"kafka": {"key": _TEXT | {"description": key}}},
+        "bindings": _key(_KEYS.get(event_type, key)),
+        "examples": [{"name": "example"} | _example(event_type)],
     }
 
 
@@ -197,12 +280,18 @@ def _dead_letter() -> Json:
     required = [name for name in _LETTER_HEADERS if name not in _LETTER_OPTIONAL]
     return {
         "name": DEAD_LETTER,
+        "title": "Dead letter",
         "summary": "An authentic delivery of which no event can be made, byte for byte.",
         "contentType": "application/octet-stream",
         "headers": {"type": "object", "required": required, "properties": _LETTER_HEADERS},
         "payload": {"description": "the decrypted body; absent if it was too large"},
-        "bindings": {"kafka": {"key": _TEXT | {"description": "event id, or SHA-256 of the body"}}},
+        "bindings": _key(_KEYS[DEAD_LETTER]),
     }
+
+
+def _key(meaning: str) -> Json:
+    key = _TEXT | {"description": meaning}
+    return {"kafka": {"key": key, "bindingVersion": KAFKA_BINDING}}
 
 
 def _escaped(name: str) -> str:

@@ -26,6 +26,7 @@ from relay.errors import SettingsError
 from relay.settings import topics, values
 from relay.settings.environment import SECRETS as _SECRETS
 from relay.settings.environment import Environment, named
+from relay.settings.topics import PARTITIONS
 from relay.settings.values import (
     TIME,
     AppName,
@@ -176,7 +177,7 @@ class Kafka(_Section):
     #: Event type, `other` or `dead_letter` → topic name without the prefix.
     topics: Annotated[dict[str, str], Field(validate_default=True)] = {}
     create_topics: bool = True
-    partitions: Count = 12
+    partitions: Count = PARTITIONS
     #: -1 is the broker's own default.
     replication_factor: Annotated[int, Field(ge=-1, lt=2**15)] = -1
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"

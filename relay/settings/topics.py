@@ -16,6 +16,8 @@ DEFAULTS: Mapping[str, str] = {
 }
 #: Under it Kafka keeps how far each journal is settled; it has no records.
 JOURNAL = "relay_journal"
+#: Of each topic that relay creates, if no setting says otherwise.
+PARTITIONS = 12
 #: Kafka makes files of them, with `-` and the partition behind.
 _LONGEST = 249
 _KAFKAS_OWN = {"__consumer_offsets", "__transaction_state", "__share_group_state"}

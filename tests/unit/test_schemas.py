@@ -1,6 +1,8 @@
 """The contract for machines says what the records are, and refuses what they are not."""
 
 import json
+import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +13,12 @@ from jsonschema import Draft202012Validator  # type: ignore[import-untyped]
 from typer.testing import CliRunner
 
 from relay.cli.main import app
-from relay.contract import schemas
+from relay.contract import examples, glossary, schemas
 from relay.contract.normalize import EVENT_TYPES, Router, dead_letter, normalize
 from relay.contract.rules import properties, shapes
 from relay.events import DeadLetterReason, Record, StoredEvent, Transport
 from relay.settings.topics import DEAD_LETTER, OTHER
+from tests.fakes import MESSAGE_CREATED
 
 SHIPPED = Path(__file__).parents[2] / "docs" / "schemas"
 RECORDS = sorted((Path(__file__).parent / "contract").glob("*.output.json"))
@@ -244,6 +247,95 @@ def test_what_no_record_holds_is_refused(data: dict[str, Any], why: str) -> None
     reference = {"$ref": "#/components/messages/helpdesk.ticket.created_v1/payload"}
     embedded = Draft202012Validator(schemas.asyncapi(ROUTER) | reference)
     assert not embedded.is_valid(value | {"data": data}), why
+
+
+def members(event_type: str) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Give each shape's members: shape, name and schema."""
+    for title, shape in schemas.schema(event_type)["$defs"].items():
+        for name, member in shape["properties"].items():
+            yield title, name, member
+
+
+@pytest.mark.parametrize("name", SCHEMAS)
+def test_generator_can_name_and_explain_every_class(name: str) -> None:
+    """Each object inside is defined once, with its title; each member says what it means."""
+    schema = schemas.schema(name)
+    assert all(shape["title"] == title for title, shape in schema["$defs"].items())
+    assert all(shape["description"] for shape in schema["$defs"].values())
+    assert all(member["description"].endswith(".") for _, _, member in members(name))
+    used = set(re.findall(r'"#/\$defs/(\w+)"', json.dumps(schema)))
+    assert used == set(schema["$defs"])
+    assert "allOf" not in json.dumps(schema)
+
+
+def test_durations_name_their_unit_and_codes_their_names() -> None:
+    said = {name: one["description"] for _, name, one in members(MESSAGE_CREATED)}
+    assert [name for name in said if name.endswith("_seconds")] != []
+    assert all(said[name].endswith("In seconds.") for name in said if name.endswith("_seconds"))
+    assert "1 created, 2 processing" in said["status_code"]
+
+
+def test_every_meaning_has_its_field() -> None:
+    """Nothing stays in the glossary that no record has."""
+    found_fields = [(title, name) for kind in SCHEMAS for title, name, _ in members(kind)]
+    named = {f"{title}.{name}" for title, name in found_fields} | {name for _, name in found_fields}
+    assert glossary.all_meanings() <= named
+    assert set(glossary.SHAPES) == {title for title, _ in found_fields}
+
+
+@pytest.mark.parametrize("name", SCHEMAS)
+def test_example_is_the_golden_pair(name: str) -> None:
+    """In the value's schema, and with its headers in the AsyncAPI document."""
+    pair = "unknown_type" if name == OTHER else name.removeprefix("helpdesk.")
+    golden = json.loads((Path(__file__).parent / "contract" / f"{pair}.output.json").read_bytes())
+    (value,) = schemas.schema(name)["examples"]
+    (shown,) = message(golden["topic"], name)["examples"]
+    assert golden["value"] == value == shown["payload"]
+    assert golden["headers"] == shown["headers"]
+    assert golden["key"].encode() == examples.record(name, ROUTER).key
+
+
+def references(part: object) -> Iterator[str]:
+    if isinstance(part, dict):
+        yield from (one for name, one in part.items() if name == "$ref")
+    if isinstance(part, dict | list):
+        for one in part.values() if isinstance(part, dict) else part:
+            yield from references(one)
+
+
+@pytest.mark.parametrize("router", [ROUTER, Router("", {}), Router("a-b.", {OTHER: "a"})])
+def test_every_reference_leads_somewhere(router: Router) -> None:
+    """From the document's root, as AsyncAPI's tools resolve them."""
+    document = schemas.asyncapi(router)
+    pointers = set(references(document))
+    assert pointers
+    for pointer in pointers:
+        place = document
+        for step in pointer.removeprefix("#/").split("/"):
+            place = place[step.replace("~1", "/").replace("~0", "~")]
+        assert place
+
+
+@pytest.mark.parametrize("changes", [{}, {OTHER: "x-y", DEAD_LETTER: "x_y"}])
+def test_operations_have_names_that_programs_take(changes: dict[str, str]) -> None:
+    """One for each topic, also where two topics would give the same."""
+    document = schemas.asyncapi(Router("feishu.", changes))
+    assert all(re.fullmatch(r"[A-Za-z]\w*", name) for name in document["operations"])
+    assert len(document["operations"]) == len(document["channels"])
+    assert changes or "publish_feishu_helpdesk_ticket_message" in document["operations"]
+
+
+def test_document_tells_how_to_connect_and_read() -> None:
+    document = schemas.asyncapi(ROUTER)
+    assert document["servers"]["kafka"]["protocol"] == "kafka"
+    assert "read_committed" in document["info"]["description"]
+    for topic, channel in document["channels"].items():
+        binding = channel["bindings"]["kafka"]
+        assert (binding["topic"], binding["partitions"]) == (topic, 12)
+        assert binding["topicConfiguration"]["cleanup.policy"] == ["delete"]
+    for one in document["components"]["messages"].values():
+        assert one["title"]
+        assert one["bindings"]["kafka"]["key"]["description"]
 
 
 def test_every_topic_is_a_channel() -> None:
