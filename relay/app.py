@@ -19,7 +19,7 @@ from relay.egress.publisher import AtLeastOncePublisher, ExactlyOncePublisher, P
 from relay.errors import JournalNoSpaceError, StoppedWorkingError
 from relay.ingress.pipeline import Pipeline
 from relay.ingress.webhook import WebhookServer
-from relay.journal import handover
+from relay.journal import handover, mounts
 from relay.journal.journal import Journal
 from relay.observe.escapes import Escapes
 from relay.observe.logs import Changes
@@ -126,6 +126,8 @@ class Relay:
 
     def _journal(self, stack: contextlib.AsyncExitStack) -> Journal:
         """Open the journal for as long as the stack lasts."""
+        if not self._settings.journal.network_volume:
+            mounts.refuse_remote(self._settings.journal.path)
         journal = Journal(
             self._settings.journal.path,
             self.metrics,

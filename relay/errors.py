@@ -10,7 +10,8 @@ RelayError
 │   ├── JournalNoSpaceError      transient: its volume is full
 │   ├── JournalBusyError         transient: another program holds its lock
 │   ├── JournalDeniedError       permanent until repaired: a file or the volume may not be written
-│   └── JournalUnreadableError   permanent until repaired: the disk fails
+│   ├── JournalUnreadableError   permanent until repaired: the disk fails
+│   └── JournalRemoteError       permanent until accepted: it lies on a network file system
 ├── PublishError             Kafka did not take a batch; the batch stays in the journal
 │   ├── KafkaUnavailableError    transient: back off and try again for ever
 │   │   └── ProducerOustedError      its place was taken, or its transaction took too long
@@ -145,6 +146,12 @@ class JournalDeniedError(JournalError):
     """The journal, a file beside it or its volume may not be written by this process."""
 
     exit_code = 77
+
+
+class JournalRemoteError(JournalError):
+    """The journal lies on a network file system, which the settings do not accept."""
+
+    exit_code = 78
 
 
 class EventNotFoundError(RelayError):

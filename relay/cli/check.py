@@ -23,7 +23,7 @@ from relay.errors import (
     RelayError,
 )
 from relay.feishu.api import Feishu
-from relay.journal import file
+from relay.journal import file, mounts
 from relay.journal import view as journalview
 from relay.journal.retention import Retention
 from relay.observe.metrics import Metrics
@@ -67,6 +67,8 @@ async def _finding(subject: str, look: Callable[[], Awaitable[str]]) -> Finding:
 
 async def _journal(settings: Settings) -> str:
     path = settings.journal.path
+    if not settings.journal.network_volume:
+        mounts.refuse_remote(path)
     if not path.exists():
         parent = next(p for p in path.absolute().parents if p.exists())
         if not os.access(parent, os.W_OK):
@@ -80,7 +82,8 @@ async def _journal(settings: Settings) -> str:
     except JournalLockedError:
         state = "in use by a running relay"
     file.check_writable(path)
-    return f"{path}: {state}"
+    remote = mounts.remote_type(path)
+    return f"{path}: {state}" + (f"; on a network file system ({remote})" if remote else "")
 
 
 async def _brokers(settings: Settings) -> str:

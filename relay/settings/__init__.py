@@ -166,6 +166,8 @@ class Journal(_Section):
     ] = 24 * 3600
     #: Requests that may wait for a commit; past it new ones get 503.
     max_waiting: Count = 4096
+    #: Accept a journal on a network file system, whose locks and fsync may not hold.
+    network_volume: bool = False
 
 
 class Kafka(_Section):

@@ -15,8 +15,8 @@ from relay.cli.check import Finding, findings
 from relay.contract.normalize import Router
 from relay.egress.kafka import topics
 from relay.errors import ClaimsError
+from relay.journal import mounts, volume
 from relay.journal import view as journalview
-from relay.journal import volume
 from relay.journal.claimed import Claimed
 from tests.fakes import journal_at
 from tests.ports import free_port
@@ -85,6 +85,20 @@ async def test_journal_that_cannot_be_written_is_named(
         seen = await found(config)
     assert not seen["journal"].passed
     assert "its volume is full" in seen["journal"].sentence
+
+
+async def test_network_file_system_is_named(
+    look: Callable[..., settings.Settings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mounts, "_type", lambda _: "nfs4")
+    seen = await found(look())
+    assert not seen["journal"].passed
+    assert "lies on a network file system (nfs4)" in seen["journal"].sentence
+    async with journal_at(tmp_path / "journal.db"):
+        pass
+    seen = await found(look(JOURNAL__NETWORK_VOLUME="true"))
+    assert seen["journal"].passed
+    assert seen["journal"].sentence.endswith("sound; on a network file system (nfs4)")
 
 
 async def test_place_that_cannot_be_written_is_named(

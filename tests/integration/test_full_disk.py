@@ -10,7 +10,8 @@ from aiohttp import ClientSession
 from structlog.testing import capture_logs
 
 from relay import app
-from relay.errors import JournalNoSpaceError, StoppedWorkingError
+from relay.errors import JournalNoSpaceError, JournalRemoteError, StoppedWorkingError
+from relay.journal import mounts
 from relay.journal.journal import Journal
 from relay.journal.volume import lock_path
 from relay.journal.writer import Writer
@@ -100,6 +101,21 @@ async def test_command_on_a_full_disk_says_so(disk: Path) -> None:
     os.truncate(lock_path(disk / "journal.db"), 0)
     with filled(disk / "journal.db"), pytest.raises(JournalNoSpaceError, match="volume is full"):
         await app.Relay(quick(disk)).drain(1)
+
+
+async def test_network_file_system_is_refused_unless_it_is_accepted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At start, and by the commands that run on a journal."""
+    monkeypatch.setattr(mounts, "_type", lambda _: "nfs4")
+    config = quick(tmp_path)
+    with pytest.raises(JournalRemoteError):
+        await app.Relay(config).run(asyncio.Event())
+    with pytest.raises(JournalRemoteError):
+        await app.Relay(config).drain(1)
+    assert os.listdir(tmp_path) == []  # noqa: PTH208 - nothing else runs
+    accepted = config.journal.model_copy(update={"network_volume": True})
+    await end(await start(config.model_copy(update={"journal": accepted})))
 
 
 def fail(*_: object) -> None:
