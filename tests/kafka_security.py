@@ -3,7 +3,7 @@
 import datetime as dt
 import ipaddress
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cryptography import x509
@@ -60,6 +60,15 @@ def secure_listeners(directory: Path) -> Security:
         ca_file=ca_file,
         cert_file=cert_file,
         key_file=key_file,
+    )
+
+
+def brief(listener: Listener, lifetime: int) -> Listener:
+    """Give such a listener where a login holds for so many milliseconds only."""
+    mechanism = listener.properties["sasl.enabled.mechanisms"].lower()
+    brevity = {f"{mechanism}.connections.max.reauth.ms": str(lifetime)}
+    return replace(
+        listener, name=f"BRIEF{listener.name}", properties={**listener.properties, **brevity}
     )
 
 

@@ -12,6 +12,8 @@ from typing import Any, cast
 import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition, errors
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.client import AIOKafkaClient
+from aiokafka.conn import CloseReason
 from aiokafka.partitioner import DefaultPartitioner
 from pydantic import SecretStr
 
@@ -32,7 +34,7 @@ from relay.events import Outcome, Record
 from relay.settings import Kafka, Settings
 from tests.conftest import need_kafka
 from tests.fakes import MemoryKafka, MemoryPublisher, until
-from tests.kafka_security import PASSWORD, USERNAME, Security, secure_listeners
+from tests.kafka_security import PASSWORD, USERNAME, Security, brief, secure_listeners
 from tests.kafka_server import AUTHORIZER, Broker, KafkaServer
 
 
@@ -657,7 +659,7 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
     security = secure_listeners(tmp_path_factory.mktemp("certificates"))
     allowed = f"User:ANONYMOUS;User:{USERNAME};User:CN={USERNAME}"
     with KafkaServer(
-        listeners=security.listeners,
+        listeners=[*security.listeners, *(brief(one, 1500) for one in security.listeners[:2])],
         scram_users={**security.scram_users, "guest": PASSWORD},
         properties={
             **AUTHORIZER,
@@ -686,7 +688,8 @@ def secured(guarded: Guarded, prefix: str, listener: str, **changes: Any) -> Kaf
             "key_file": security.key_file,
         },
     }
-    return options(guarded.server.address(listener), prefix, **{**ways[listener], **changes})
+    way = ways[listener.removeprefix("BRIEF")]
+    return options(guarded.server.address(listener), prefix, **{**way, **changes})
 
 
 @pytest.mark.parametrize("listener", ["PLAIN", "SCRAM", "MTLS"])
@@ -704,6 +707,38 @@ async def test_publishes_with_a_password_or_a_certificate(
     finally:
         await publisher.close()
     assert [one.value for one in await committed(guarded.server.bootstrap, topic, 1)] == [b"v"]
+
+
+@pytest.mark.parametrize("listener", ["BRIEFPLAIN", "BRIEFSCRAM"])
+async def test_connections_are_renewed_before_the_broker_cuts_them(
+    listener: str, guarded: Guarded, topic_prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A login holds for 1.5 s there: no request meets its end, and none waits."""
+    ends: list[CloseReason] = []
+    on_close = AIOKafkaClient._on_connection_closed
+
+    def noted(self: AIOKafkaClient, connection: object, reason: CloseReason) -> None:
+        ends.append(reason)
+        on_close(self, connection, reason)
+
+    monkeypatch.setattr(AIOKafkaClient, "_on_connection_closed", noted)
+    topic, took, seq = f"{topic_prefix}records", list[float](), 0
+    publisher = ExactlyOncePublisher(secured(guarded, topic_prefix, listener), [topic])
+    try:
+        await opened(publisher, topic_prefix)
+        end = time.monotonic() + 5
+        while (now := time.monotonic()) < end:
+            seq += 1
+            await publish(publisher, [record(topic, "k", b"%d" % seq)], seq)
+            took.append(time.monotonic() - now)
+            await asyncio.sleep(0.02)
+    finally:
+        await publisher.close()
+    found = await committed(guarded.server.bootstrap, topic, seq)
+    assert [b"%d" % n for n in range(1, seq + 1)] == [one.value for one in found]
+    assert CloseReason.CONNECTION_BROKEN not in ends
+    assert ends.count(CloseReason.IDLE_DROP) >= 6, ends
+    assert max(took) < 1
 
 
 @pytest.mark.parametrize("listener", ["PLAIN", "SCRAM"])

@@ -1,14 +1,17 @@
 """What is read out of Kafka's answers, without a Kafka."""
 
+import asyncio
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from aiokafka import errors
 
+from relay import clock
 from relay.egress.kafka import offsets
 from relay.egress.kafka.client import too_old
 from relay.egress.kafka.faults import translated
+from relay.egress.kafka.sessions import Session
 from relay.errors import KafkaRefusedError, KafkaUnavailableError, RelayError
 
 
@@ -80,3 +83,74 @@ async def test_broker_that_tells_no_stable_offset_is_too_old(
             request.prepare(versions)
     else:
         request.prepare(versions)
+
+
+class Line:
+    """A transport that notes its end."""
+
+    closed = False
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def session(*, timeout: int = 10_000) -> tuple[Session, Line]:
+    """Give a connection that is open, with a login that is over."""
+    made, line = Session("localhost", 1, request_timeout_ms=timeout), Line()
+    made._reader, made._writer = asyncio.StreamReader(), line
+    made._read_task = asyncio.create_task(asyncio.sleep(60))
+    assert made.connected()
+    made._ends = clock.boot() - 1
+    return made, line
+
+
+def awaited(made: Session) -> asyncio.Future[bytes]:
+    answer: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+    made._requests.append((None, None, answer))
+    return answer
+
+
+async def test_connection_whose_login_is_over_is_closed_when_idle() -> None:
+    made, line = session()
+    assert not made.connected()
+    assert line.closed
+    assert not made.connected()
+
+
+async def test_connection_whose_login_is_over_waits_for_its_answers() -> None:
+    """It takes no request more, and loses none."""
+    made, line = session()
+    answers = [awaited(made), awaited(made)]
+    for answer in answers:
+        assert not made.connected()
+        assert not line.closed
+        made._handle_frame(b"answer")
+        assert await answer == b"answer"
+    assert line.closed
+
+
+async def test_connection_whose_login_is_over_waits_no_longer_than_any_request() -> None:
+    made, line = session(timeout=20)
+    answer = awaited(made)
+    assert not made.connected()
+    with pytest.raises(errors.KafkaConnectionError):
+        await answer
+    assert line.closed
+
+
+@pytest.mark.parametrize(
+    ("told", "seconds"),
+    [({}, None), ({"session_lifetime_ms": 0}, None), ({"session_lifetime_ms": 5000}, 4)],
+    ids=["old broker", "for ever", "five seconds"],
+)
+async def test_login_tells_how_long_it_holds(told: dict[str, int], seconds: int | None) -> None:
+    """A fifth of that is kept for what is under way."""
+    made, _ = session()
+    made._ends = None
+    answer = asyncio.get_running_loop().create_future()
+    answer.set_result(SimpleNamespace(**told))
+    await made._noted(answer)
+    ends: float | None = vars(made)["_ends"]
+    made.close()
+    left = None if ends is None else ends - clock.boot()
+    assert left == (None if seconds is None else pytest.approx(seconds, abs=0.5))

@@ -10,6 +10,7 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.conn import create_conn
 
 from relay.egress.kafka.faults import describe
+from relay.egress.kafka.sessions import renewed
 from relay.errors import KafkaRefusedError
 from relay.settings import Kafka
 
@@ -26,6 +27,7 @@ def client_options(settings: Kafka) -> dict[str, Any]:
 
     Raises KafkaRefusedError if a TLS file cannot be used.
     """
+    renewed()
     options: dict[str, Any] = {
         "bootstrap_servers": settings.bootstrap_servers,
         "security_protocol": settings.security_protocol,
