@@ -40,6 +40,9 @@ end
 return held
 """
 
+#: Of a connection's options, those that hold for one to a sentinel.
+_OF_SENTINELS = ("socket_timeout", "socket_connect_timeout", "retry", "ssl", "ssl_ca_certs")
+
 _DROP = """
 for _, key in ipairs(KEYS) do
   if redis.call('GET', key) == ARGV[1] then redis.call('DEL', key) end
@@ -135,9 +138,10 @@ def _store(settings: Settings) -> "Store":
         return _Cluster(RedisCluster(startup_nodes=nodes, **options))
     options["db"] = url.database
     if url.kind is StoreKind.SENTINEL:
-        limits = {name: options[name] for name in ("socket_timeout", "retry")}
+        # Whom they name gets the password: they must be who they say, too. They get none.
+        common = {name: one for name, one in options.items() if name in _OF_SENTINELS}
         places = [(place.host, place.port) for place in url.hosts]
-        sentinel = Sentinel(places, sentinel_kwargs=limits, **options)  # type: ignore[no-untyped-call]  # the library lacks it
+        sentinel = Sentinel(places, sentinel_kwargs=common, **options)  # type: ignore[no-untyped-call]  # the library lacks it
         return _Server(sentinel.master_for(url.service), *sentinel.sentinels)
     (place,) = url.hosts
     return _Server(Redis(host=place.host, port=place.port, **options))

@@ -74,6 +74,13 @@ async def to_claims(host: str, port: int, ca_file: Path | None) -> object:
     return await Claims(settings, Retention(86400), Metrics()).version()
 
 
+async def to_sentinels(host: str, port: int, ca_file: Path | None) -> object:
+    """They name the server that gets the password."""
+    url = SecretStr(f"rediss+sentinel://:secret@{host}:{port}/service")
+    settings = ClaimsSettings(url=url, ca_file=ca_file)
+    return await Claims(settings, Retention(86400), Metrics()).version()
+
+
 async def to_feishu(host: str, port: int, ca_file: Path | None) -> object:
     del ca_file
     async with aiohttp.ClientSession() as session:
@@ -100,7 +107,7 @@ def security(tmp_path: Path) -> Security:
     return secure_listeners(tmp_path)
 
 
-@pytest.mark.parametrize("talk", [to_kafka, to_claims, to_feishu, to_the_gateway])
+@pytest.mark.parametrize("talk", [to_kafka, to_claims, to_sentinels, to_feishu, to_the_gateway])
 async def test_authority_that_nobody_named_is_not_trusted(
     talk: Talk, security: Security, tmp_path: Path
 ) -> None:
@@ -110,7 +117,7 @@ async def test_authority_that_nobody_named_is_not_trusted(
         assert listener.heard == 0
 
 
-@pytest.mark.parametrize("talk", [to_kafka, to_claims])
+@pytest.mark.parametrize("talk", [to_kafka, to_claims, to_sentinels])
 async def test_certificate_of_another_host_is_not_taken(
     talk: Talk, security: Security, tmp_path: Path
 ) -> None:
