@@ -16,6 +16,7 @@ import structlog
 from relay.errors import JournalNoSpaceError, RejectReason
 from relay.events import Callback
 from relay.journal import faults, file
+from relay.journal.cleanup import CleanUp
 from relay.journal.insertion import insert
 from relay.journal.jobs import Add, Call, Commit, Job, commit_of, undone
 from relay.journal.retention import Retention
@@ -44,27 +45,14 @@ CHECKPOINT_INTERVAL = 1.0
 
 #: KiB of pages for the index over event ids, which come in no order.
 _CACHE = "PRAGMA cache_size = -1000"
+#: The part of its limit from which on the journal lets go of settled bodies, before it must refuse.
+SHORT = 7 / 8
+#: One in so many bytes is for dead letters that only the journal has.
+KEPT_SHARE = 4
 #: Bytes of new bodies after which the journal's size is looked at again.
 SIZE_LOOK = 2**20
 #: The length of a body stands in the row's head: no body is read.
 _BYTES = "SELECT coalesce(sum(length(body) + 4096), 0) FROM events WHERE seq BETWEEN ? AND ?"
-#: The next rows by age.
-_NEXT = "SELECT seq FROM events WHERE seq > ? AND seq <= ? ORDER BY seq LIMIT ?"
-#: Dead letters whose only copy is the journal's stay until an operator decides.
-_TIDY = (
-    "DELETE FROM events WHERE seq BETWEEN ? AND ?"
-    " AND coalesce(reason, '') NOT IN ('too_large', 'refused', 'internal_error')"
-)
-#: What a full journal needs of a settled event is its id alone.
-_SHELLS = (
-    "SELECT seq, app, event_id, event_type, transport, received_at, replayed, origin, outcome,"
-    " reason, settled_at, x'', traceparent FROM events"
-    " WHERE seq > ? AND outcome IN ('published', 'duplicate')"
-    " AND seq < (SELECT coalesce(min(seq), 9e18) FROM events WHERE outcome IS NULL)"
-    " ORDER BY seq LIMIT ?"
-)
-_DELETE = "DELETE FROM events WHERE seq = ?"
-_PUT_BACK = "INSERT INTO events VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 
 
 class Writer:
@@ -102,11 +90,10 @@ class Writer:
         self._tidied_at = time.monotonic()
         self._untidy = False
         self._crowd = 0
-        self._passed_seq, self._passed_since = 0, self._tidied_at
-        self._stripped_seq = 0
+        self._clean_up = CleanUp(self._connection, retention, max_bytes // KEPT_SHARE)
         self._last_seq = file.last_seq(self._connection)
         self._unsized = SIZE_LOOK
-        self._full = False
+        self._full = self._short = False
         self._log = Changes(log, "journal_writable")
         self._threads = [
             Thread(target=self._watched, args=[work], name=name, daemon=True)
@@ -260,9 +247,12 @@ class Writer:
 
     def _look_at_size(self) -> None:
         """See whether the journal is at its limit, from time to time."""
-        if self._full or self._unsized >= SIZE_LOOK:
+        if self._short or self._unsized >= SIZE_LOOK:
             self._unsized = 0
-            self._full = file.used_bytes(self._connection) >= self._max_bytes
+            used = file.used_bytes(self._connection)
+            self._full = used >= self._max_bytes
+            self._short = used >= self._max_bytes * SHORT
+            self._untidy |= self._short
 
     def _keep_house(self) -> None:
         """Do one small step of what no ack may wait for: when idle, or when it is long overdue."""
@@ -300,35 +290,13 @@ class Writer:
 
         Returns whether there may be more of them.
         """
-        freed = self._delete_old()
-        if not freed and self._full:
-            freed = file.transaction(self._connection, self._strip)
-        if self._full and freed:
+        freed = self._clean_up.delete_old(TIDY_ROWS, TIDY_AGAIN)
+        if not freed and self._short:
+            freed = self._clean_up.strip(TIDY_ROWS)
+        if self._short and freed:
             self._look_at_size()
             self._deliver(self._flagged(Commit(adds=[], calls=[])))
         return freed > 0
-
-    def _delete_old(self) -> int:
-        """Walk on over the oldest rows, as far as they were settled a window ago.
-
-        Returns how many they were; those that must stay are passed too.
-        """
-        if time.monotonic() > self._passed_since + TIDY_AGAIN:
-            self._passed_seq, self._passed_since = 0, time.monotonic()
-        last = self._retention.passed(self._connection)
-        old = self._connection.execute(_NEXT, (self._passed_seq, last, TIDY_ROWS)).fetchall()
-        if old:
-            self._connection.execute(_TIDY, (*old[0], *old[-1]))
-            self._passed_seq = old[-1][0]
-        return len(old)
-
-    def _strip(self) -> int:
-        """Let go of a few settled bodies. SQLite joins half-empty pages at a DELETE only."""
-        shells = self._connection.execute(_SHELLS, (self._stripped_seq, TIDY_ROWS)).fetchall()
-        self._connection.executemany(_DELETE, [shell[:1] for shell in shells])
-        self._connection.executemany(_PUT_BACK, shells)
-        self._stripped_seq = shells[-1][0] if shells else self._stripped_seq
-        return len(shells)
 
     def _checkpoints(self) -> None:
         """Move committed pages from the WAL into the file, beside the writer."""

@@ -385,16 +385,69 @@ async def test_full_journal_stays_full_while_everything_is_pending(path: Path) -
         assert await ids(journal) == ["a"]
 
 
-async def test_dead_letters_keep_their_bodies_when_space_is_short(path: Path) -> None:
-    """An operator has yet to decide."""
+async def letters(journal: Journal, reason: DeadLetterReason | None, count: int, name: str) -> None:
+    """End so many events of 10 kB each as dead letters; None: publish them."""
+    for n in range(count):
+        await journal.add(event(f"{name}-{n}", b"x" * 10_000))
+    outcome = Outcome.DEAD_LETTER if reason else Outcome.PUBLISHED
+    batch = await journal.pending(1000, 2**30)
+    ends = [Settlement(seq=one.seq, outcome=outcome, reason=reason) for one in batch]
+    await journal.settle(ends, NOW)
+
+
+def bodies(path: Path, reason: str) -> int:
+    """Count the bodies that are left of a reason."""
+    with rows(path) as connection:
+        sql = "SELECT count(*) FROM events WHERE reason = ? AND length(body) > 0"
+        return int(connection.execute(sql, (reason,)).fetchone()[0])
+
+
+@pytest.mark.parametrize("reason", [DeadLetterReason.TOO_LARGE, DeadLetterReason.REFUSED])
+async def test_dead_letters_keep_their_bodies_when_space_is_short(
+    reason: DeadLetterReason, path: Path
+) -> None:
+    """An operator has yet to decide, and nobody else has them: one at least is kept."""
     async with journal_at(path, max_bytes=1) as journal:
         await journal.add(event("a", b"keep"))
-        reason = DeadLetterReason.INTERNAL_ERROR
         await journal.settle([Settlement(seq=1, outcome=Outcome.DEAD_LETTER, reason=reason)], NOW)
         looks = journal._writer._tidied_at
         await until(lambda: journal._writer._tidied_at > looks)
         with rows(path) as connection:
             assert connection.execute("SELECT body FROM events").fetchall() == [(b"keep",)]
+
+
+@pytest.mark.parametrize("reason", list(DeadLetterReason))
+async def test_no_kind_of_dead_letter_fills_the_journal(
+    reason: DeadLetterReason, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the topic of dead letters has goes; what only the journal has keeps to its share."""
+    monkeypatch.setattr(journalwriter, "SIZE_LOOK", 20_000)
+    own = reason in {DeadLetterReason.TOO_LARGE, DeadLetterReason.REFUSED}
+    with capture_logs() as lines:
+        async with journal_at(path, max_bytes=4_000_000) as journal:
+            for turn in range(20):
+                await letters(journal, reason, 20, f"turn-{turn}")
+                await until(lambda: not journal._writer._untidy and not journal._full)
+            assert await journal.add(event("good", b"x" * 10_000)) is Outcome.ACCEPTED
+            assert await journal.add(event("turn-0-0")) is Outcome.DUPLICATE
+    lost = sum(line["events"] for line in lines if line["event"] == "dead_letters_let_go")
+    if own:
+        assert 90 <= bodies(path, reason) <= 350
+        assert lost + bodies(path, reason) == 400
+    else:
+        assert lost == 0
+
+
+async def test_bodies_go_before_an_event_must_be_refused(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Settled bodies make room while there is some left."""
+    monkeypatch.setattr(journalwriter, "SIZE_LOOK", 20_000)
+    async with journal_at(path, max_bytes=4_000_000) as journal:
+        for n in range(20):
+            await letters(journal, None, 20, f"turn-{n}")
+            await until(lambda: not journal._writer._untidy)
+            assert not journal._full, n
 
 
 async def test_too_many_waiting_are_refused(path: Path) -> None:

@@ -205,6 +205,19 @@ async def test_what_must_stay_stays(path: Path, clocks: Clocks) -> None:
         assert left(path) == ["large", "fault"]
 
 
+async def test_dead_letter_without_its_body_goes_like_any_other(path: Path, clocks: Clocks) -> None:
+    """A full journal has let go of it: there is nothing left to decide."""
+    async with journal_at(path, window=WINDOW) as journal:
+        await publish(journal, "fault", "large", "kept")
+        with rows(path) as connection:
+            sql = "UPDATE events SET reason = ?, body = ? WHERE event_id = ?"
+            connection.execute(sql, ("internal_error", b"", "fault"))
+            connection.execute(sql, ("too_large", b"", "large"))
+            connection.execute(sql, ("too_large", b"x", "kept"))
+        await go(journal, clocks, WINDOW + HOUR)
+        assert left(path) == ["kept"]
+
+
 async def test_discarded_dead_letter_goes_later(
     path: Path, clocks: Clocks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
