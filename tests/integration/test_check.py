@@ -133,6 +133,17 @@ async def test_kafka_that_is_away_is_named(look: Callable[..., settings.Settings
     assert not seen["kafka"].passed
 
 
+async def test_broker_that_is_too_old_is_named(
+    look: Callable[..., settings.Settings], monkeypatch: pytest.MonkeyPatch, embedded_kafka: str
+) -> None:
+    """By its address; what depends on Kafka is left out."""
+    monkeypatch.setattr(topics, "too_old", lambda versions: 3 in versions)
+    seen = await found(look())
+    assert list(seen) == ["settings", "journal", "kafka"]
+    assert not seen["kafka"].passed
+    assert seen["kafka"].sentence == f"the broker {embedded_kafka} is older than Kafka 2.5"
+
+
 async def test_topics_that_may_not_be_made_are_named(
     look: Callable[..., settings.Settings],
 ) -> None:

@@ -25,7 +25,7 @@ def one_broker() -> Iterator[Ground]:
 @pytest.fixture(scope="module")
 def old_broker() -> Iterator[Ground]:
     need_kafka()
-    with Ground(1, REPLICAS, OLDEST) as ground:
+    with Ground(1, REPLICAS, OLDEST, reauthentication=True) as ground:
         yield ground
 
 
@@ -48,7 +48,7 @@ async def test_seed(seed: int, one_broker: Ground, tmp_path: Path, say: Say) -> 
 async def test_seed_of_an_old_broker(
     seed: int, old_broker: Ground, tmp_path: Path, say: Say
 ) -> None:
-    """The last series before 4, which applies a transaction's offset after its end."""
+    """The last series before 4, which applies a transaction's offset late; it cuts old logins."""
     await _kept(seed, old_broker, tmp_path, say)
 
 

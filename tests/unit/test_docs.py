@@ -17,10 +17,12 @@ from relay import settings
 from relay.cli.main import app
 from relay.contract import normalize
 from relay.contract.normalize import EVENT_TYPES, Router, dead_letter
+from relay.egress.kafka.client import LEAST_VERSION
 from relay.errors import STATUS
 from relay.events import DeadLetterReason, Outcome, StoredEvent, Transport
 from relay.journal import file
 from relay.observe.metrics import Metrics
+from tests import kafka_server
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -387,3 +389,10 @@ def test_recovery_of_a_journal_names_its_marks() -> None:
     """What `.dump` leaves out stands in the command that puts it back."""
     assert f"application_id = {file.APPLICATION_ID};" in OPERATIONS
     assert f"user_version = {file.SCHEMA_VERSION};" in OPERATIONS
+
+
+def test_readme_says_which_kafka() -> None:
+    """The least that relay checks for, and the series that the tests run on."""
+    series = [version.rpartition(".")[0] for version in (kafka_server.OLDEST, kafka_server.NEWEST)]
+    assert f"It needs Kafka {LEAST_VERSION} or newer" in README
+    assert f"the tests run on {' and '.join(series)}" in README

@@ -88,10 +88,12 @@ class _Dates:
 
     def date(self, topic: str, own: int, now: int) -> int:
         """Give the time for a record, in milliseconds of Unix time. Never one of the future."""
-        limit, end = self._limits.get(topic, (math.inf, math.inf))
+        if topic not in self._limits:
+            return min(own, now)
+        limit, end = self._limits[topic]
         if clock.boot() > end:
             del self._limits[topic]
-            limit = math.inf
+            return min(own, now)
         if limit == 0:
             return NO_TIME
         return own if 0 <= now - own < limit else now
