@@ -24,8 +24,8 @@ from relay.journal.journal import Journal
 
 log = structlog.get_logger()
 
-#: Rows of the journal that are claimed at once.
-PAGE = 500
+#: Rows of the journal that are claimed at once: answers wait for one page at most.
+PAGE = 100
 #: Seconds between two looks at the store, at least; an idle replica looks less often.
 LOOK = 1.0
 #: Seconds for which all waits for the past: a short one is in before anything is published.
@@ -140,8 +140,8 @@ class Seeding:
             return
         if self._filling is None:
             self._filling = asyncio.create_task(self._fill())
-        done, _ = await asyncio.wait({self._filling}, timeout=PATIENCE)
-        if done:
+            await asyncio.wait({self._filling}, timeout=PATIENCE)
+        if self._filling.done():
             task, self._filling = self._filling, None
             with suppress(ClaimsEmptiedError):  # the next look finds that, too
                 task.result()
@@ -151,10 +151,13 @@ class Seeding:
         began, skips, count = time.monotonic(), self._skips, 0
         missing_from = self._journal.claimed.missing_from or 0
         cursor = missing_from - 1 if self._cursor is None else self._cursor
-        while page := self._journal.published(cursor, PAGE):
-            await self._store.claim(page, self._journal.id)
-            self._cursor = cursor = page[-1].seq
-            count += len(page)
+        while (past := self._journal.published(cursor, PAGE))[1] > cursor:
+            events, last = past
+            if events:
+                await self._store.claim(events, self._journal.id)
+            await asyncio.sleep(0)
+            self._cursor = cursor = last
+            count += len(events)
         if skips == self._skips:
             claimed = replace(self._journal.claimed, seeded=True, unclaimed_from=None)
             self._cursor = None

@@ -7,7 +7,6 @@ import asyncio
 import sqlite3
 from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
-from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -51,10 +50,9 @@ _BACKLOG = (
     "SELECT app, transport, count(*) FROM events INDEXED BY events_pending"
     " WHERE outcome IS NULL GROUP BY app, transport"
 )
-_PUBLISHED = (
-    "SELECT seq, app, transport, received_at, event_id, event_type, x'', replayed, reason, origin,"
-    " traceparent"
-    " FROM events WHERE seq > ? AND outcome IN ('published', 'dead_letter') ORDER BY seq LIMIT ?"
+_PAST = (
+    "SELECT outcome IN ('published', 'dead_letter'), seq, app, transport, received_at, event_id,"
+    " event_type, x'', 0, NULL, origin, NULL FROM events WHERE seq > ? ORDER BY seq LIMIT ?"
 )
 _OLDEST = (
     "SELECT received_at FROM events WHERE outcome IS NULL AND NOT replayed ORDER BY seq LIMIT 1"
@@ -211,11 +209,15 @@ class Journal:
                 self.claimed = before
                 raise
 
-    def published(self, after_seq: int, limit: int) -> list[StoredEvent]:
-        """Give the next events that this journal has put on Kafka, without their bodies."""
+    def published(self, after_seq: int, limit: int) -> tuple[list[StoredEvent], int]:
+        """Give what this journal has put on Kafka of the next events, without their bodies.
+
+        And the seq of the last one that was looked at; it is `after_seq` where there are no more.
+        """
         with faults.told(self._path):
-            rows = self._reader.execute(_PUBLISHED, (after_seq, limit)).fetchall()
-        return [replace(from_row(row), replayed=False) for row in rows]
+            rows = self._reader.execute(_PAST, (after_seq, limit)).fetchall()
+        events = [from_row(row[1:]) for row in rows if row[0]]
+        return events, rows[-1][1] if rows else after_seq
 
     async def probe(self) -> bool:
         """Whether the journal takes events; after a failure this tries a commit."""
