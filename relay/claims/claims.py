@@ -199,6 +199,15 @@ class Claims:
         """Whether a replica has said so. Raises as `claim` does."""
         return await self._within(lambda store: store.has(self._announcement(replica)))
 
+    async def members(self) -> str:
+        """Give the names of those that share the store. Raises as `claim` does."""
+        return await self._within(lambda store: store.read(f"{self._settings.key_prefix}@members"))
+
+    async def enlist(self, members: str) -> None:
+        """Put down the names of those that share the store. Raises as `claim` does."""
+        key = f"{self._settings.key_prefix}@members"
+        await self._within(lambda store: store.put(key, members, self._seconds))
+
     def _announcement(self, replica: str) -> str:
         return f"{self._settings.key_prefix}replica:{replica}"
 

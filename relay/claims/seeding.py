@@ -15,6 +15,7 @@ from typing import Protocol
 
 import structlog
 
+from relay.claims.peers import Peers, place_of
 from relay.contract import exactjson
 from relay.contract.normalize import created_at
 from relay.contract.rules import rfc3339
@@ -30,8 +31,6 @@ PAGE = 100
 LOOK = 1.0
 #: Seconds for which all waits for the past: a short one is in before anything is published.
 PATIENCE = 0.2
-#: Seconds after which an emptied store has been noticed and filled by the other replicas, too.
-REFILL = 60.0
 
 
 _FILLING = "the store was emptied: events made before wait until all replicas have filled it"
@@ -58,6 +57,12 @@ class Store(Protocol):
     async def announced(self, replica: str) -> bool:
         """Whether a replica's past is in the store."""
 
+    async def members(self) -> str:
+        """Give the names of those that share it, with a space between."""
+
+    async def enlist(self, members: str) -> None:
+        """Put down the names of those that share it."""
+
 
 class Seeding:
     """The entry of one process, and what it must still bring in."""
@@ -70,7 +75,8 @@ class Seeding:
         self._name = replica or journal.id
         self._after = "" if after == replica else after
         #: While this mark is there, the store has lost nothing since it was set: each claim asks.
-        self.place = f"@{journal.id}"
+        self.place = place_of(self._name)
+        self._peers = Peers(store, self._name)
         self._arrived = self._entered = False
         #: Monotonic time at which the store is looked at again.
         self._again_at = 0.0
@@ -79,10 +85,8 @@ class Seeding:
         self._cursor: int | None = None
         #: How often events went out unclaimed.
         self._skips = 0
-        #: When the store was found empty, as events have their time, and the monotonic time at
-        #: which the others have filled it.
+        #: When the store was found empty, as events have their time; None when all have filled it.
         self._emptied_at: str | None = None
-        self._filled_at = 0.0
 
     async def close(self) -> None:
         """Leave what is missing to the next process."""
@@ -95,7 +99,7 @@ class Seeding:
         """Look whether these events may be claimed now; raises ClaimsError if not."""
         if time.monotonic() >= self._again_at:
             await self._look()
-        if self._unsure() and any(self._old(event) for event in events):
+        if self._emptied_at is not None and any(self._old(event) for event in events):
             raise ClaimsAwaitedError(_FILLING)
 
     async def unclaimed(self, seq: int) -> None:
@@ -116,6 +120,7 @@ class Seeding:
         await self._store.announce(self.place, self._journal.id)
         self._arrived = True
         await self._bring_in()
+        await self._see_peers()
         if self._journal.claimed.missing_from is None:
             await self._store.announce(self._name, self._journal.id)
         await self._await_turn()
@@ -129,7 +134,7 @@ class Seeding:
         claimed = self._journal.claimed
         if claimed.seeded or self._arrived:
             self._emptied_at = rfc3339(int(time.time() * 1000))
-            self._filled_at = time.monotonic() + REFILL
+            self._peers.start()
             log.warning("claims_emptied")
         self._cursor = None
         await self._journal.note_claimed(replace(claimed, seeded=False, unclaimed_from=None))
@@ -165,13 +170,11 @@ class Seeding:
         if count:
             log.info("claims_filled", events=count, seconds=round(time.monotonic() - began, 1))
 
-    def _unsure(self) -> bool:
-        """Whether the store was emptied, and may still lack what other replicas have published."""
-        if self._emptied_at is None:
-            return False
-        if time.monotonic() >= self._filled_at and self._journal.claimed.missing_from is None:
+    async def _see_peers(self) -> None:
+        """Learn who else there is; and of an emptied store, whether they have filled it."""
+        if await self._peers.look() and self._emptied_at is not None:
             self._emptied_at = None
-        return self._emptied_at is not None
+            log.info("claims_refilled")
 
     def _old(self, event: StoredEvent) -> bool:
         """Whether an event may have been published before the store was emptied."""

@@ -92,6 +92,9 @@ class Store(Protocol):
     async def has(self, key: str) -> bool:
         """Whether a key is there."""
 
+    async def read(self, key: str) -> str:
+        """Give what a key holds; empty if it is not there."""
+
     async def version(self) -> str:
         """Give the server's version, as `7.2.4`."""
 
@@ -160,6 +163,10 @@ class _Keys:
     async def has(self, key: str) -> bool:
         """Whether a key is there."""
         return bool(await self._client.exists(key))
+
+    async def read(self, key: str) -> str:
+        """Give what a key holds; empty if it is not there."""
+        return (await self._client.get(key) or b"").decode()
 
 
 class _Server(_Keys):

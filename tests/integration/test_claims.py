@@ -326,7 +326,7 @@ async def test_store_that_was_emptied_takes_no_claim(
     server: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Not even the first one after it: what the other has published is not published again."""
-    monkeypatch.setattr(seeding, "REFILL", 1.0)
+    monkeypatch.setattr(seeding, "LOOK", 0.0)
     async with journal_at(tmp_path / "a.db") as a, journal_at(tmp_path / "b.db") as b:
         await a.add(event("published"))
         await a.settle([Settlement(seq=1, outcome=Outcome.PUBLISHED)], 1)
@@ -473,6 +473,8 @@ async def do_everything(one: Claims) -> None:
     assert frozenset() == await one.claim(heirs, "journal-3")
     await one.announce("relay-0", "journal-1")
     assert await one.announced("relay-0")
+    await one.enlist("relay-0 relay-1")
+    assert await one.members() == "relay-0 relay-1"
     await one.release("journal-3", 0)
     await one.close()
 

@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from relay.claims import seeding
+from relay import clock
+from relay.claims import peers, seeding
+from relay.claims.peers import Peers
 from relay.claims.seeding import Seeding
 from relay.contract.rules import rfc3339
 from relay.errors import ClaimsAwaitedError, ClaimsUnavailableError, RejectedError, RejectReason
@@ -26,6 +28,7 @@ class MemoryStore:
     def __init__(self) -> None:
         self.owners: dict[str, str] = {}
         self.names: dict[str, str] = {}
+        self.listed = ""
         self.failures = 0
         self.calls = self.claims = 0
         #: Claims go through while it is set.
@@ -35,6 +38,15 @@ class MemoryStore:
     def empty(self) -> None:
         self.owners.clear()
         self.names.clear()
+        self.listed = ""
+
+    async def members(self) -> str:
+        self._called()
+        return self.listed
+
+    async def enlist(self, members: str) -> None:
+        self._called()
+        self.listed = members
 
     def _called(self) -> None:
         self.calls += 1
@@ -329,12 +341,13 @@ async def test_publishing_goes_on_while_an_emptied_store_is_filled(
 ) -> None:
     """But for what was made before: another replica may have published it."""
     monkeypatch.setattr(seeding, "PATIENCE", 0.01)
-    monkeypatch.setattr(seeding, "REFILL", 0.5)
+    monkeypatch.setattr(peers, "NOTICE", 0.5)
     store = MemoryStore()
     now = time.time()
     async with journal_at(tmp_path / "j.db") as journal:
         await publish(journal, *"abcd")
         entry = Seeding(journal, store, "relay-0", "")
+        store.listed, store.names["relay-1"] = "relay-0 relay-1", "another"
         await entry.enter([made("old", now - 3600)])
         store.empty()
         store.flowing.clear()
@@ -353,6 +366,68 @@ async def test_publishing_goes_on_while_an_emptied_store_is_filled(
             await entry.enter([made("old", now - 3600)])
         await asyncio.sleep(0.6)
         await entry.enter([made("old", now - 3600)])
+
+
+@pytest.fixture
+def seconds(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The clock of who waits for others, in the test's hands."""
+    now = [1000.0]
+    monkeypatch.setattr(clock, "boot", lambda: now[0])
+    return now
+
+
+async def test_all_that_run_are_waited_for_until_they_have_filled_it(seconds: list[float]) -> None:
+    """Those that do not run have had the time to show it; those that die while they fill, too."""
+    store = MemoryStore()
+    others = Peers(store, "relay-0")
+    store.listed = "relay-0 running gone retired dying"
+    for name in ("running", "gone", "dying"):
+        store.names[name] = "its journal"
+    assert await others.look()
+    store.empty()
+    others.start()
+    assert not await others.look()
+    assert store.listed == "dying gone relay-0 running"
+    store.names["@running"] = store.names["@dying"] = "its journal"
+    seconds[0] += peers.NOTICE
+    assert not await others.look()
+    store.names["running"] = "its journal"
+    assert not await others.look()
+    seconds[0] += peers.LONGEST_FILL
+    assert await others.look()
+
+
+async def test_who_is_alone_waits_for_nobody(seconds: list[float]) -> None:
+    store = MemoryStore()
+    others = Peers(store, "relay-0")
+    assert await others.look()
+    store.empty()
+    others.start()
+    assert await others.look()
+
+
+async def test_at_a_start_nobody_is_known(seconds: list[float]) -> None:
+    """So all have the time to put themselves down."""
+    store = MemoryStore()
+    others = Peers(store, "relay-0")
+    others.start()
+    assert not await others.look()
+    store.listed += " relay-1"
+    store.names["@relay-1"] = "its journal"
+    seconds[0] += peers.NOTICE
+    assert not await others.look()
+    store.names["relay-1"] = "its journal"
+    assert await others.look()
+
+
+async def test_name_that_another_has_overwritten_is_put_down_again(seconds: list[float]) -> None:
+    """And one without a past in the store is not kept for ever."""
+    store = MemoryStore()
+    others = Peers(store, "relay-0")
+    store.listed = "relay-1 retired"
+    store.names["relay-1"] = "its journal"
+    assert await others.look()
+    assert store.listed == "relay-0 relay-1"
 
 
 @pytest.mark.usefixtures("always_looking")
