@@ -27,8 +27,11 @@ log = structlog.get_logger()
 
 #: Rows of the journal that are claimed at once: answers wait for one page at most.
 PAGE = 100
-#: Seconds between two looks at the store, at least; an idle replica looks less often.
-LOOK = 1.0
+#: Seconds between two looks at the store, at least; an idle replica looks less often. That it
+#: was emptied each claim tells.
+LOOK = 5.0
+#: The same while something is missing in it.
+BUSY_LOOK = 1.0
 #: Seconds for which all waits for the past: a short one is in before anything is published.
 PATIENCE = 0.2
 
@@ -105,6 +108,7 @@ class Seeding:
     async def unclaimed(self, seq: int) -> None:
         """Note that the events from `seq` on go out unclaimed: they are brought in later."""
         self._skips += 1
+        self._again_at = 0.0
         claimed = self._journal.claimed
         if claimed.missing_from is None:
             await self._journal.note_claimed(replace(claimed, unclaimed_from=seq))
@@ -124,7 +128,8 @@ class Seeding:
         if self._journal.claimed.missing_from is None:
             await self._store.announce(self._name, self._journal.id)
         await self._await_turn()
-        self._again_at = time.monotonic() + LOOK
+        lacking = self._emptied_at is not None or self._journal.claimed.missing_from is not None
+        self._again_at = time.monotonic() + (BUSY_LOOK if lacking else LOOK)
 
     async def _arrive(self) -> None:
         """Find a store that has nothing of this journal: a new one, or it was emptied."""

@@ -124,6 +124,7 @@ async def test_emptied_store_learns_again_what_was_published(
 ) -> None:
     """And for no longer than it matters: the mark goes with the window."""
     monkeypatch.setattr(seeding, "LOOK", 0.0)
+    monkeypatch.setattr(seeding, "BUSY_LOOK", 0.0)
     async with journal_at(tmp_path / "old.db") as old:
         await old.add(event("published"))
         await old.settle([Settlement(seq=1, outcome=Outcome.PUBLISHED)], 1)
@@ -296,6 +297,7 @@ async def test_what_went_out_without_the_store_is_claimed_once_it_is_back(
 ) -> None:
     """A repeat that reaches another replica later is recognized, over a restart too."""
     monkeypatch.setattr(seeding, "LOOK", 0.0)
+    monkeypatch.setattr(seeding, "BUSY_LOOK", 0.0)
     monkeypatch.setattr(claims_module, "LONGEST_WAIT", 0.1)
     async with journal_at(tmp_path / "j.db") as journal:
         one = claims(server.url, on_outage=OnOutage.PUBLISH)
@@ -327,6 +329,7 @@ async def test_store_that_was_emptied_takes_no_claim(
 ) -> None:
     """Not even the first one after it: what the other has published is not published again."""
     monkeypatch.setattr(seeding, "LOOK", 0.0)
+    monkeypatch.setattr(seeding, "BUSY_LOOK", 0.0)
     async with journal_at(tmp_path / "a.db") as a, journal_at(tmp_path / "b.db") as b:
         await a.add(event("published"))
         await a.settle([Settlement(seq=1, outcome=Outcome.PUBLISHED)], 1)

@@ -90,6 +90,7 @@ def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
 def always_looking(monkeypatch: pytest.MonkeyPatch) -> None:
     """No second passes between two looks for the own mark."""
     monkeypatch.setattr(seeding, "LOOK", 0.0)
+    monkeypatch.setattr(seeding, "BUSY_LOOK", 0.0)
 
 
 async def test_what_a_journal_has_published_is_claimed(tmp_path: Path) -> None:
@@ -463,6 +464,7 @@ async def test_fill_that_fails_goes_on_where_it_was(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(seeding, "LOOK", 0.0)
+    monkeypatch.setattr(seeding, "BUSY_LOOK", 0.0)
     store = MemoryStore()
     async with journal_at(tmp_path / "j.db") as journal:
         await publish(journal, *"abcdefgh")
