@@ -66,14 +66,16 @@ def _path(journal: Path | None, config: Path | None) -> Path:
 
 
 @contextmanager
-def searching() -> Iterator[Callable[[float], None]]:
+def searching(
+    what: str = "looking through the journal",
+) -> Iterator[Callable[[float], None]]:
     """Show on a terminal which part of the rows has been looked through."""
     from rich.console import Console
     from rich.progress import Progress
 
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("looking through the journal", total=1, visible=False)
+        task = progress.add_task(what, total=1, visible=False)
         yield lambda done: progress.update(task, completed=done, visible=True)
 
 
@@ -195,6 +197,20 @@ def export(
     logs.configure(loaded.log.level, loaded.log.format)
     count = uvloop.run(Relay(loaded).export(file))
     say(f"{file}: {count:,} events; they are no longer in the journal's care")
+
+
+@app.command()
+def backup(
+    file: Annotated[Path, typer.Argument(help="The file to write; there must be none yet.")],
+    journal: JournalOption = None,
+    config: ConfigOption = None,
+) -> None:
+    """Copy the journal into one file, also while a relay runs on it."""
+    from relay.journal import backup as copy
+
+    with searching("copying the journal") as progress:
+        count = copy.write(_path(journal, config), file, progress)
+    say(f"{file}: {count:,} events")
 
 
 @app.command("import")

@@ -146,23 +146,24 @@ def _create(path: Path) -> None:
         if leftover.exists():
             message = f"{leftover}: is left of another journal, and is part of it; move it there"
             raise JournalError(message)
-    draft = path.with_name(path.name + ".new")
+    new = path.with_name(path.name + ".new")
     try:
         with faults.told_of_files(path, "cannot be created"):
-            draft.unlink(missing_ok=True)
-            # SQLite gives the files beside it the mode that it finds here.
-            draft.touch(PRIVATE, exist_ok=False)
-            _fill(draft)
-            draft.replace(path)
+            draft(new)
+            new.replace(path)
             sync_directory(path.parent)
     except JournalError:
         with suppress(OSError):
-            draft.unlink(missing_ok=True)
+            new.unlink(missing_ok=True)
         raise
 
 
-def _fill(draft: Path) -> None:
-    with closing(sqlite3.connect(draft, isolation_level=None)) as connection:
+def draft(path: Path) -> None:
+    """Make an empty journal, for its owner alone; what is there goes."""
+    path.unlink(missing_ok=True)
+    # SQLite gives the files beside it the mode that it finds here.
+    path.touch(PRIVATE, exist_ok=False)
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
         connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         connection.executescript(
             resources.files("relay.journal").joinpath("schema.sql").read_text()
@@ -308,6 +309,7 @@ def carry_over(connection: sqlite3.Connection) -> None:
 
 
 def version(connection: sqlite3.Connection) -> int:
+    """Give the schema's version."""
     """Give the version of the schema that the file has."""
     return int(connection.execute("PRAGMA user_version").fetchone()[0])
 

@@ -150,3 +150,10 @@ def test_errors_are_one_message_and_a_code(
     error = capsys.readouterr().err
     assert said in error
     assert "Traceback" not in error
+
+
+def test_backup_is_a_journal(path: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy.db"
+    assert run(path, "backup", str(copy)) == f"{copy}: 4 events\n"
+    assert listed(copy) == listed(path)
+    assert "is there already" in failure(path, "backup", str(copy))
