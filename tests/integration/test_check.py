@@ -6,8 +6,11 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.cluster import ClusterMetadata
 
 from relay import settings
 from relay.cli import claims as claims_command
@@ -142,6 +145,26 @@ async def test_broker_that_is_too_old_is_named(
     assert list(seen) == ["settings", "journal", "kafka"]
     assert not seen["kafka"].passed
     assert seen["kafka"].sentence == f"the broker {embedded_kafka} is older than Kafka 2.5"
+
+
+async def test_broker_that_cannot_be_reached_is_named(
+    look: Callable[..., settings.Settings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The bootstrap server answers, and sends clients to an address that is no one's."""
+    port, metadata = free_port(), ClusterMetadata.update_metadata
+
+    def elsewhere(self: ClusterMetadata, found: Any) -> None:
+        found.brokers = [(one[0], "127.0.0.1", port, *one[3:]) for one in found.brokers]
+        metadata(self, found)
+
+    async def advertised(self: AIOKafkaAdminClient) -> dict[str, Any]:
+        return {"brokers": [{"node_id": 1, "host": "127.0.0.1", "port": port}]}
+
+    monkeypatch.setattr(ClusterMetadata, "update_metadata", elsewhere)
+    monkeypatch.setattr(AIOKafkaAdminClient, "describe_cluster", advertised)
+    seen = await found(look())
+    assert not seen["kafka"].passed
+    assert seen["kafka"].sentence == f"the broker 127.0.0.1:{port} does not answer"
 
 
 async def test_topics_that_may_not_be_made_are_named(

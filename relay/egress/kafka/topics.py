@@ -8,7 +8,7 @@ from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.protocol.admin import ApiVersionRequest
 
 from relay.egress.kafka.client import LEAST_VERSION, admin_client, too_old
-from relay.errors import KafkaRefusedError
+from relay.errors import KafkaRefusedError, KafkaUnavailableError
 from relay.settings import Kafka
 from relay.settings.topics import JOURNAL
 
@@ -19,13 +19,19 @@ def journal_topic(settings: Kafka) -> str:
 
 
 async def count_brokers(settings: Kafka) -> int:
-    """Ask each of the cluster's brokers what it is; KafkaRefusedError if one is too old."""
+    """Ask each of the cluster's brokers what it is, where the cluster says that it is.
+
+    Raises KafkaRefusedError if one is too old, KafkaUnavailableError if one cannot be reached.
+    """
     async with admin_client(settings) as admin:
         brokers = (await admin.describe_cluster())["brokers"]
         for broker in brokers:
-            answer = await admin._send_request(ApiVersionRequest(), broker["node_id"])
+            where = f"{broker['host']}:{broker['port']}"
+            try:
+                answer = await admin._send_request(ApiVersionRequest(), broker["node_id"])
+            except errors.KafkaError as error:
+                raise KafkaUnavailableError(f"the broker {where} does not answer") from error
             if too_old({key: (least, most) for key, least, most in answer.api_versions}):
-                where = f"{broker['host']}:{broker['port']}"
                 raise KafkaRefusedError(f"the broker {where} is older than Kafka {LEAST_VERSION}")
     return len(brokers)
 
