@@ -12,6 +12,7 @@ SHAPES = {
     "TicketUpdate": "A ticket after a change and before it.",
     "Notification": "The review of a notification has ended.",
     "Person": "A guest or an agent.",
+    "Agent": "An agent, known by one id.",
     "UserId": "A person's ids; which of them come depends on the app's rights.",
     "Comment": "A remark on a ticket.",
     "CustomizedField": "A field that the helpdesk has added to its tickets.",
@@ -28,6 +29,9 @@ _EVERYWHERE = {
     "display_name": "The name that people see.",
     "avatar_url": "Address of a picture.",
     "email": "Mail address; absent without the right to see it.",
+    "department": "Name of the department; absent without the right to see it.",
+    "city": "City.",
+    "country": "Country, or its code.",
     "name": "Name, as people see it.",
     "union_id": "Id of the person for all apps of one developer.",
     "user_id": "Id of the person in the tenant; absent without the right to see it.",
@@ -99,9 +103,7 @@ _TICKET = {
 
 _PARTS = {
     "Person.id": "The person's id: one text in a message's ticket, three in the events of tickets.",
-    "Person.department": "Name of the department; absent without the right to see it.",
-    "Person.city": "City.",
-    "Person.country": "Country, or its code.",
+    "Agent.id": "The agent's id, one text.",
     "Comment.id": "The comment's id.",
     "Comment.user_id": "The author's id, a number of up to 64 bits as text.",
     "Comment.content": "What was written.",

@@ -85,7 +85,9 @@ def _ticket(person: Table) -> Table:
         **fields("agent_service_duration", duration(60)),
         **fields("agent_first_response_duration bot_service_duration", duration(1)),
         **fields("agent_resolution_time actual_processing_time", duration(1)),
-        **fields("guest agent_owner closed_by", record(person, "Person")),
+        **fields("guest closed_by", record(person, "Person")),
+        # Feishu has it in messages' tickets and in its API alone, and there by one id.
+        **fields("agent_owner", record(PERSON, "Agent")),
         **fields("agents collaborators", array(person, "Person")),
         **fields("comments", array(COMMENT, "Comment")),
         **fields("customized_fields", array(CUSTOMIZED_FIELD, "CustomizedField")),
