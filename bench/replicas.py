@@ -19,6 +19,7 @@ from bench.servers import BenchError, Relay
 from bench.window import Bench, Window
 from relay.claims.claims import Claims
 from relay.events import StoredEvent, Transport
+from relay.journal.retention import Retention
 from relay.observe.metrics import Metrics
 from relay.settings import Claims as Settings
 from tests.redis_server import RedisServer, redis_server
@@ -56,7 +57,7 @@ def replicas(bench: Bench) -> Figures:
 
 async def _claims_cost(store: RedisServer) -> float:
     """Claim new events batch after batch; give the client's CPU for each, in microseconds."""
-    claims = Claims(Settings.model_validate({"url": store.url}), _WINDOW, Metrics())
+    claims = Claims(Settings.model_validate({"url": store.url}), Retention(_WINDOW), Metrics())
     now = time.time_ns() // 1_000_000
     events = [
         StoredEvent(
