@@ -7,6 +7,7 @@ import asyncio
 import sqlite3
 from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -189,9 +190,21 @@ class Journal:
         return self.identity.id
 
     async def become(self, identity: Identity) -> None:
-        """Put down, durably, who this journal is to Kafka from now on."""
-        await self._call(lambda connection: write(connection, identity))
+        """Put down, durably, who this journal is to Kafka from now on.
+
+        Under a new name the claims store has no mark of it, which is not to be taken for a loss.
+        """
+        renamed = identity.id != self.id
+        noted = replace(self.claimed, seeded=False, unclaimed_from=None) if renamed else None
+
+        def work(connection: sqlite3.Connection) -> None:
+            write(connection, identity)
+            if noted:
+                claimed.write(connection, noted)
+
+        await self._call(work)
         self.identity = identity
+        self.claimed = noted or self.claimed
         self._metrics.identified(identity.id)
 
     def last_seq(self) -> int:

@@ -268,26 +268,60 @@ async def zombie(world: World, rng: Random) -> None:
     """The first replica sleeps, a copy of its journal runs elsewhere, and then it wakes up."""
     one = world.replicas[0]
     with taken(world, one.number):
-        world.say(f"{one.name}: sleeps, and is replaced by a copy")
-        asleep = one.relay
-        await until(lambda: _connected(asleep), RECOVERY, "it has Kafka, before it falls asleep")
-        kill(asleep.pid, signal.SIGSTOP)
-        # What reaches it now it will find when it wakes up; the senders have gone elsewhere then.
-        await asyncio.sleep(0.5)
-        one.in_service = False
-        await asyncio.sleep(FORGOTTEN)
-        successor = _successor(world, one)
-        _copy(asleep.journal, successor.journal)
-        one.relay = successor
-        world.retired.append(asleep)
-        await successor.serving()
-        # It runs: from here on the name is its own, whatever the other one does.
-        await until(lambda: _connected(successor), 30, "the successor has Kafka")
-        await successor.drained()
+        asleep, _ = await _replaced(world, one)
         one.in_service = True
         kill(asleep.pid, signal.SIGCONT)
         world.say(f"{one.name}: the replaced one wakes up")
         await pause(rng, 1, 3)
+
+
+async def zombie_while_kafka_hangs(world: World, rng: Random) -> None:
+    """It wakes up, answers, hears nothing of Kafka, is killed, and is started again alone."""
+    one = world.replicas[0]
+    with taken(world, one.number, ("kafka", one.number)):
+        asleep, successor = await _replaced(world, one)
+        world.say(f"{one.name}: Kafka hangs, the replaced one wakes up and answers")
+        for proxy in one.kafka:
+            proxy.set(Line.HALF_OPEN)
+        kill(asleep.pid, signal.SIGCONT)
+        one.relay = asleep
+        one.in_service = True
+        await pause(rng, 0.5, 3)
+        one.in_service = False
+        world.retired.remove(asleep)
+        world.retired.append(successor)
+        await asleep.killed()
+        for proxy in one.kafka:
+            proxy.set(Line.OPEN)
+        world.say(f"{one.name}: the replaced one is started again, alone")
+        assert await successor.stopped(45) == 0, successor.log[-1500:]
+        await asleep.serving()
+        one.in_service = True
+
+
+async def _replaced(world: World, one: Replica) -> tuple[Relay, Relay]:
+    """Put a replica to sleep and a copy into its place; give both. No events come to either."""
+    world.say(f"{one.name}: sleeps, and is replaced by a copy")
+    asleep = one.relay
+    await until(lambda: _connected(asleep), RECOVERY, "it has Kafka, before it falls asleep")
+    kill(asleep.pid, signal.SIGSTOP)
+    # What reaches it now it will find when it wakes up; the senders have gone elsewhere then.
+    await asyncio.sleep(0.5)
+    one.in_service = False
+    await asyncio.sleep(FORGOTTEN)
+    successor = _successor(world, one)
+    _copy(asleep.journal, successor.journal)
+    one.relay = successor
+    world.retired.append(asleep)
+    await successor.serving()
+    # It runs: from here on the name is its own, whatever the other one does.
+    try:
+        await until(lambda: _connected(successor), 30, "the successor has Kafka")
+    except AssertionError as error:
+        error.add_note(f"its log: {successor.log[-1500:]}")
+        raise
+    await successor.drained()
+    return asleep, successor
 
 
 async def _connected(relay: Relay) -> bool:
@@ -328,4 +362,5 @@ FAULTS: dict[Fault, int] = {
     flood: 2,
     restore_journal: 1,
     zombie: 1,
+    zombie_while_kafka_hangs: 1,
 }

@@ -18,6 +18,7 @@ from relay.contract.rules import rfc3339
 from relay.errors import ClaimsAwaitedError, ClaimsUnavailableError, RejectedError, RejectReason
 from relay.events import Outcome, Settlement, StoredEvent
 from relay.journal.claimed import Claimed
+from relay.journal.identity import Identity
 from relay.journal.journal import Journal
 from tests.fakes import as_json, event, journal_at, payload, until
 
@@ -520,6 +521,21 @@ async def test_store_emptied_while_nobody_looked_is_noticed_at_the_start(tmp_pat
         with pytest.raises(ClaimsAwaitedError, match="was emptied"):
             await Seeding(journal, store, "", "").enter([made("old", 1)])
     assert set(store.owners) == {"a"}
+
+
+@pytest.mark.parametrize("replica", ["", "relay-0"])
+async def test_new_name_of_a_journal_is_no_emptied_store(tmp_path: Path, replica: str) -> None:
+    """It has parted from a copy, and starts again: its marks bear another name, or not."""
+    store = MemoryStore()
+    async with journal_at(tmp_path / "j.db") as journal:
+        await publish(journal, "a")
+        await Seeding(journal, store, replica, "").enter()
+        assert journal.claimed.seeded
+        await journal.become(Identity(id="another"))
+    async with journal_at(tmp_path / "j.db") as journal:
+        with capture_logs() as logs:
+            await Seeding(journal, store, replica, "").enter([made("old", 0)])
+    assert "claims_emptied" not in {line["event"] for line in logs}
 
 
 def test_time_of_an_event_is_compared_as_it_is_written() -> None:
