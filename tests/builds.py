@@ -41,13 +41,13 @@ def main() -> None:
     """Build everything, in the order in which tests ask for it."""
     from tests import kafka_server  # noqa: PLC0415 - they import `alone`
     from tests.deploy import tools  # noqa: PLC0415
-    from tests.sdk.toolchains import TOOLCHAINS  # noqa: PLC0415
+    from tests.sdk.toolchains import GENERATORS, TOOLCHAINS  # noqa: PLC0415
 
     os.nice(NICENESS)
     builds: list[Callable[[], object]] = []
     if kafka_server.available() is None:
         builds.append(kafka_server.fetch)
-    builds += [one.command for one in TOOLCHAINS if not one.missing()]
+    builds += [one.command for one in (*GENERATORS, *TOOLCHAINS) if not one.missing()]
     if shutil.which("go"):
         for module in (tools.HELM, tools.KUBECONFORM, tools.UNITTEST):
             builds.append(lambda module=module: tools.go_tool(*module))  # type: ignore[misc]

@@ -1,6 +1,6 @@
-"""Builds the programs on the official SDKs, once for each content of their sources and locks.
+"""Builds the programs on SDKs and code generators, once for each content of sources and locks.
 
-Each ecosystem's ordinary client fetches the SDK; what was built lies in the user's cache.
+Each ecosystem's ordinary client fetches what they need; what was built lies in the user's cache.
 """
 
 import hashlib
@@ -11,6 +11,7 @@ import sys
 import venv
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from tests.builds import alone
@@ -20,8 +21,9 @@ _SOURCES = Path(__file__).parent
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Toolchain:
-    """One official SDK, and how a program on it is made."""
+    """One official SDK or code generator, and how a program on it is made."""
 
+    #: The folder of its sources.
     language: str
     #: What must be on the PATH.
     tools: tuple[str, ...]
@@ -46,7 +48,7 @@ class Toolchain:
         return done.read_text().splitlines()
 
 
-def _python(place: Path) -> list[str]:
+def _python(place: Path, program: str = "client.py") -> list[str]:
     venv.create(place / "venv", with_pip=True)
     python = str(place / "venv" / "bin" / "python")
     _run(
@@ -61,7 +63,7 @@ def _python(place: Path) -> list[str]:
         "-r",
         "requirements.txt",
     )
-    return [python, str(place / "client.py")]
+    return [python, str(place / program)]
 
 
 def _go(place: Path) -> list[str]:
@@ -77,9 +79,9 @@ def _java(place: Path) -> list[str]:
     return ["java", "-Xmx256m", "-cp", f"{place / 'classes'}:{libraries}/*", "Client"]
 
 
-def _node(place: Path) -> list[str]:
+def _node(place: Path, program: str = "client.js") -> list[str]:
     _run(place, "npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund")
-    return ["node", str(place / "client.js")]
+    return ["node", str(place / program)]
 
 
 TOOLCHAINS = (
@@ -88,6 +90,13 @@ TOOLCHAINS = (
     Toolchain(language="java", tools=("java", "javac", "mvn"), build=_java),
     Toolchain(language="node", tools=("node", "npm"), build=_node),
 )
+MODELS_PYTHON = Toolchain(
+    language="models_python", tools=(), build=partial(_python, program="check.py")
+)
+MODELS_NODE = Toolchain(
+    language="models_node", tools=("node", "npm"), build=partial(_node, program="make.js")
+)
+GENERATORS = (MODELS_PYTHON, MODELS_NODE)
 
 
 def _run(place: Path, *command: str) -> None:
