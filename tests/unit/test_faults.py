@@ -6,6 +6,7 @@ import os
 import shutil
 import sqlite3
 import stat
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager
@@ -15,6 +16,7 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
+from relay.cli import main as cli
 from relay.errors import (
     JournalBusyError,
     JournalDamagedError,
@@ -224,6 +226,26 @@ def test_sound_journal_is_never_called_damaged(
             assert type(caught.value) is kind, name
             assert "is damaged" not in str(caught.value), name
     assert asyncio.run(again(small)) is Outcome.DUPLICATE
+
+
+@pytest.mark.parametrize(("condition", "code"), [(locked, 75), (full, 73), (readonly, 77)])
+def test_command_ends_with_the_code_of_what_is_wrong(
+    small: Path,
+    condition: Callable[[Path], AbstractContextManager[None]],
+    code: int,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """And with one sentence, never a traceback."""
+    monkeypatch.setattr(file, "PATIENCE", 0.05)
+    command = ["relay", "events", "replay", "kept", "--journal", str(small)]
+    monkeypatch.setattr(sys, "argv", command)
+    with condition(small), pytest.raises(SystemExit) as caught:
+        cli.main()
+    assert caught.value.code == code
+    said = capsys.readouterr().err
+    assert said.startswith(f"relay: {small}: ")
+    assert "Traceback" not in said
 
 
 async def again(path: Path) -> Outcome:

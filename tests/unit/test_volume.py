@@ -196,3 +196,16 @@ def test_room_of_a_volume_without_a_reserve(
     monkeypatch.undo()
     lock_path(path).unlink()
     room.let_go()
+
+
+async def test_volume_that_does_not_tell_its_room_is_written_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The commit will tell."""
+
+    def fail(*_: object) -> bool:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    async with journal_at(tmp_path / "journal.db") as journal:
+        monkeypatch.setattr(Room, "for_events", fail)
+        assert await journal.add(event()) is Outcome.ACCEPTED
