@@ -7,6 +7,8 @@ from typing import Any
 
 import structlog
 
+from relay.errors import RelayError
+
 log = structlog.get_logger()
 
 #: Whose callbacks may fail without relay being wrong; what they carry is asked for elsewhere.
@@ -40,12 +42,21 @@ class Escapes:
             return
         # Never its message, nor the callback's: they may show what was sent.
         name, place = type(error).__name__, _place(error)
-        if not _ours(error):
+        if not _ours(error) or ("future" in context and _condition(error)):
             log.warning("library_failed", error=name, place=place)
             return
         log.error("callback_failed", error=name, place=place)
         if not self._first.done():
             self._first.set_result(f"a callback died of {name} at {place}")
+
+
+def _condition(error: BaseException) -> bool:
+    """Whether it tells of the world, not of a fault: a task may end of it, and be forgotten.
+
+    A connection has several tasks, and when it breaks one of them is asked why.
+    """
+    of_a_library = type(error).__module__.partition(".")[0] in _LIBRARIES - {"builtins"}
+    return of_a_library or isinstance(error, (OSError, RelayError))
 
 
 def _ours(error: BaseException) -> bool:

@@ -7,9 +7,15 @@ from pathlib import Path
 from typing import cast
 
 import pytest
+from aiohttp import ClientConnectionError, ServerDisconnectedError
 from structlog.testing import capture_logs
 
-from relay.errors import RejectedError, StoppedWorkingError
+from relay.errors import (
+    FeishuUnavailableError,
+    KafkaUnavailableError,
+    RejectedError,
+    StoppedWorkingError,
+)
 from relay.journal.claimed import Claimed
 from relay.journal.writer import Writer
 from relay.observe.escapes import Escapes
@@ -114,4 +120,31 @@ async def test_fault_of_a_library_ends_nothing() -> None:
         loop.call_exception_handler({"message": "nothing was raised"})
         await until(lambda: len(lines) == 2)
     assert [line["event"] for line in lines] == ["library_failed"] * 2
+    assert not escapes._first.done()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ConnectionResetError("gone"),
+        TimeoutError(),
+        ClientConnectionError("gone"),
+        ServerDisconnectedError(),
+        KafkaUnavailableError("away"),
+        FeishuUnavailableError("away"),
+    ],
+)
+async def test_forgotten_task_of_a_broken_connection_ends_nothing(error: Exception) -> None:
+    """One of its tasks was asked why; the others end of the same."""
+
+    async def die() -> None:
+        raise error
+
+    escapes = Escapes()
+    with capture_logs() as lines:
+        task = asyncio.create_task(die())
+        await asyncio.wait([task])
+        del task
+        await until(lambda: lines)
+    assert [line["event"] for line in lines] == ["library_failed"]
     assert not escapes._first.done()
