@@ -6,7 +6,6 @@ which JSON allows. Only this module decides which of the two reads or writes a d
 
 import json
 import math
-import re
 from typing import Any
 
 import orjson
@@ -16,7 +15,9 @@ _SHAPE = bytes.maketrans(b"123456789 \t\r\n,[-", b"000000000:::::::")
 #: A number with so many digits may be one that orjson reads as a float.
 _LONG = b":" + b"0" * 19
 #: 2**64 has 20 digits, -2**63 has 19.
-_TOO_LONG = re.compile(rb"-[0-9]{19}|[0-9]{20}")
+_LONGER = _LONG + b"0"
+_LONG_AND_NEGATIVE = b"-" + b"0" * 19
+_DIGITS = bytes.maketrans(b"123456789", b"000000000")
 
 
 def loads(data: bytes) -> Any:
@@ -26,7 +27,10 @@ def loads(data: bytes) -> Any:
 
 def has_long_integer(data: bytes) -> bool:
     """False only if `glance` reads every integer of the document as it is."""
-    return _LONG in (b":" + data).translate(_SHAPE) and bool(_TOO_LONG.search(data))
+    shape = (b":" + data).translate(_SHAPE)
+    if _LONG not in shape:
+        return False
+    return _LONGER in shape or _LONG_AND_NEGATIVE in data.translate(_DIGITS)
 
 
 def quick(data: bytes) -> Any:
