@@ -1,16 +1,19 @@
 """What is read out of Kafka's answers, without a Kafka."""
 
 import asyncio
+import gc
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from aiokafka import errors
+from aiokafka import TopicPartition, errors
+from aiokafka.producer.message_accumulator import BatchBuilder, MessageBatch
+from aiokafka.producer.transaction_manager import TransactionManager
 
 from relay import clock
 from relay.egress.kafka import offsets
 from relay.egress.kafka.client import too_old
-from relay.egress.kafka.faults import translated
+from relay.egress.kafka.faults import complete, translated
 from relay.egress.kafka.sessions import Session
 from relay.errors import KafkaRefusedError, KafkaUnavailableError, RelayError
 
@@ -154,3 +157,26 @@ async def test_login_tells_how_long_it_holds(told: dict[str, int], seconds: int 
     made.close()
     left = None if ends is None else ends - clock.boot()
     assert left == (None if seconds is None else pytest.approx(seconds, abs=0.5))
+
+
+async def _failed_inside(group: str) -> None:
+    """Let aiokafka fail everything that a producer can leave behind."""
+    manager = TransactionManager("t", 1000)
+    manager.set_pid_and_epoch(1, 0)
+    manager.begin_transaction()
+    manager.add_offsets_to_txn({}, group)
+    manager.error_transaction(errors.ProducerFenced())
+    manager.fatal_error(errors.ProducerFenced())
+    builder = BatchBuilder(1000, 0)
+    MessageBatch(TopicPartition("t", 0), builder, 1, 0).failure(errors.ProducerFenced())
+    await asyncio.sleep(0)
+
+
+async def test_futures_inside_aiokafka_complain_to_nobody() -> None:
+    """A complaint that has passed through relay's code would end the process."""
+    complete()
+    heard: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: heard.append(context))
+    await _failed_inside("g")
+    gc.collect()
+    assert heard == []

@@ -1,9 +1,12 @@
 """What aiokafka raises, told as relay's errors: what ends a process, what holds, what passes."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 from aiokafka import errors
+from aiokafka.producer import message_accumulator, transaction_manager
 
 from relay.errors import (
     KafkaRefusedError,
@@ -47,8 +50,25 @@ class InvalidRecordError(errors.BrokerResponseError):  # type: ignore[misc]  # i
 
 
 def complete() -> None:
-    """Give aiokafka the errors of brokers that it does not know; else they are all alike."""
+    """Give aiokafka's producer what it lacks.
+
+    Errors of brokers that it does not know: else they are all alike. And futures that complain to
+    nobody: it fails some that it never gives out, with errors that it gives out elsewhere too.
+    """
     errors.kafka_errors.setdefault(InvalidRecordError.errno, InvalidRecordError)
+    transaction_manager.create_future = message_accumulator.create_future = _quiet_future
+
+
+def _quiet_future() -> asyncio.Future[Any]:
+    future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+    future.add_done_callback(_notice)
+    return future
+
+
+def _notice(future: asyncio.Future[Any]) -> None:
+    """Look at a future's error, as somebody must."""
+    if not future.cancelled():
+        future.exception()
 
 
 def fate_of(error: BaseException | None) -> Fate:

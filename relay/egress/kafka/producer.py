@@ -8,7 +8,6 @@ import asyncio
 from collections.abc import AsyncIterable, Sequence
 from contextlib import suppress
 from functools import lru_cache
-from itertools import chain
 from typing import Any, Self
 
 from aiokafka import AIOKafkaProducer, TopicPartition
@@ -90,7 +89,6 @@ class Producer:
 
         async def send(partition: int, batch: Batch) -> None:
             future = await producer.send_batch(batch.builder, batch.topic, partition=partition)
-            future.add_done_callback(_notice)
             sent.append((future, batch))
 
         partitions: dict[str, int] = {}
@@ -128,7 +126,6 @@ class Producer:
                 await producer._sender.close()
                 # Meanwhile the sender may have connected again.
                 await producer.client.close()
-                _forget_failure(producer)
 
 
 def _delivery(batch: Batch, result: Any) -> Delivery:
@@ -140,23 +137,6 @@ def _delivery(batch: Batch, result: Any) -> Delivery:
         fate=fate_of(error),
         error=error,
     )
-
-
-def _forget_failure(producer: AIOKafkaProducer) -> None:
-    """Take notice of the errors with which a transaction and batches have ended inside aiokafka."""
-    transactions = producer._txn_manager
-    if transactions and (waiter := transactions._transaction_waiter):
-        _notice(waiter)
-    unsent = producer._message_accumulator
-    for batch in chain(*unsent._batches.values(), unsent._pending_batches):
-        _notice(batch.future)
-        _notice(batch._drain_waiter)
-
-
-def _notice(future: asyncio.Future[Any]) -> None:
-    """Look at a future's error, so that the loop does not complain that nobody has."""
-    if future.done() and not future.cancelled():
-        future.exception()
 
 
 @lru_cache(maxsize=4096)
