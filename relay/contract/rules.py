@@ -143,22 +143,18 @@ def _second(seconds: int) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat()[:19]
 
 
-def string(name: str) -> Rule:
-    """Make a rule: a text."""
-    return _plain(name, str, _TEXT)
-
-
-def flag(name: str) -> Rule:
-    """Make a rule: true or false."""
-    return _plain(name, bool, _FLAG)
-
-
 def _plain(name: str, kind: type, schema: Json) -> Rule:
     def apply(result: Json, value: Any, _: Findings, __: str) -> None:
         _null_only(value)
         result[name] = None
 
     return Rule(apply=apply, fallback={name: None}, schema={name: schema}, plain=kind)
+
+
+#: A rule: a text.
+string: Kind = partial(_plain, kind=str, schema=_TEXT)
+#: A rule: true or false.
+flag: Kind = partial(_plain, kind=bool, schema=_FLAG)
 
 
 def _null_only(value: Any) -> None:
@@ -203,7 +199,7 @@ def enum(names: Mapping[int, str], unknown: str = "unknown") -> Kind:
         derived = f"{name}_code"
 
         def apply(result: Json, value: Any, _: Findings, __: str) -> None:
-            code = to_integer(value)
+            code = value if type(value) is int else to_integer(value)
             result[name] = None if code is None else names.get(code, unknown)
             result[derived] = code
 
@@ -294,12 +290,15 @@ def _only_texts(value: list[Any], findings: Findings, place: str) -> list[Any]:
 
 def array(items: Table = _NO_RULES, title: str = "") -> Kind:
     """Make a kind: always an array, of objects; one becomes a list of one, null an empty one."""
-    uniform = _applier(items)
+    uniform, fits = _applier(items), _fits(items)
 
     def kind(name: str) -> Rule:
         def apply(result: Json, value: Any, findings: Findings, pointer: str) -> None:
             place = f"{pointer}/{name}"
             if type(value) is list:
+                if fits and all(type(element) is dict and fits(element) for element in value):
+                    result[name] = value
+                    return
                 made = [
                     uniform(element, findings, f"{place}/{index}")
                     for index, element in enumerate(value)
