@@ -7,6 +7,7 @@ left free, whatever comes in, and some more is reserved, where no other program 
 
 import errno
 import os
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -15,6 +16,9 @@ from pathlib import Path
 TRIED = 128 * 1024
 #: Bytes that are reserved, and bytes that are left free beside them; of a small volume less.
 RESERVED, SPARE, SMALL = 4 * 2**20, 2**20, 16
+#: How long, in seconds, and for which part of what is free nobody looks again; and what a commit
+#: takes beside its bodies, in bytes.
+LOOK, CREDIT, COMMIT = 1.0, 8, 16 * 1024
 #: What of the spare bytes is for everything but new events: the part above is theirs.
 _LEAST = 4
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -30,9 +34,11 @@ class Room:
         part = found.f_blocks * found.f_frsize // SMALL
         self._to_reserve, self._spare = min(RESERVED, part), min(SPARE, part)
         self._reserved = False
+        self._credit, self._looked_at = 0, 0.0
 
     def reserve(self) -> bool:
         """Take the reserve, in the lock file; give whether nothing stands in the way."""
+        self._credit = 0
         try:
             with lock_path(self._path).open("r+b") as file:
                 os.posix_fallocate(file.fileno(), 0, self._to_reserve)
@@ -45,7 +51,7 @@ class Room:
 
     def let_go(self) -> None:
         """Give the reserve back to the volume."""
-        self._reserved = False
+        self._reserved, self._credit = False, 0
         with suppress(OSError), lock_path(self._path).open("r+b") as file:
             file.truncate(0)
 
@@ -54,8 +60,15 @@ class Room:
 
         `size` gives the bytes that the file will have when the log has been moved into it.
         """
+        cost = more + COMMIT
+        if cost < self._credit and time.monotonic() < self._looked_at + LOOK:
+            self._credit -= cost
+            return True
+        self._credit = 0
         needed = 2 * more + self._spare
-        if self._reserved and free_bytes(self._path) > self._log_bytes() + needed:
+        left = free_bytes(self._path) - self._log_bytes() - needed
+        if self._reserved and left > 0:
+            self._credit, self._looked_at = left // CREDIT, time.monotonic()
             return True
         if self._left(size) < needed + (0 if self._reserved else self._to_reserve):
             return False
