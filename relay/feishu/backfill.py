@@ -212,6 +212,9 @@ def _message_event(message: Json, ticket: Json) -> Json:
     kind, given = message.get("message_type"), message.get("content")
     content = _content(given, kind)
     text = content.get("content")
+    if isinstance(text, dict | list):
+        # A rich text, which events have as text.
+        content["content"] = exactjson.dumps(text).decode()
     event = {
         "ticket_message_id": message.get("id"),
         "message_id": message.get("message_id"),

@@ -257,6 +257,12 @@ async def test_message_reads_as_its_event_did(feishu: SmallFeishu, reading: Back
         (None, {"content": None, "msg_type": "text"}),
         ('{"image_key":"img_1"}', {"image_key": "img_1"}),
         ('{"content":7}', {"content": 7}),
+        # A rich text: in an event it is text, serialized.
+        (
+            '{"title":"t","content":[[{"tag":"text","text":"好"}]]}',
+            {"title": "t", "content": '[[{"tag":"text","text":"好"}]]'},
+        ),
+        ('{"content":{"a":18446744073709551616}}', {"content": '{"a":18446744073709551616}'}),
     ],
 )
 async def test_content_without_a_text_of_its_own_is_the_text(

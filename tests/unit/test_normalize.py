@@ -93,6 +93,15 @@ def test_integers_of_golden_pairs_are_not_floats() -> None:
     assert b'"agent_resolution_time_seconds":123456789012345678901234567890,' in record.value
 
 
+def test_owner_of_a_ticket_event_is_unchanged() -> None:
+    """A backfill has one with its id as text, as Feishu's API has it."""
+    event = {"ticket_id": "7", "agent_owner": {"id": "ou_1", "name": "Li Lei"}}
+    value = value_of(
+        normalized(stored(payload(event_type="helpdesk.ticket.created_v1", event=event)))
+    )
+    assert (value["data"], value.get("unexpected")) == (event, None)
+
+
 def test_longest_duration_is_an_event() -> None:
     """As seconds it has more digits than Python writes; that is no fault of ours."""
     minutes = int("9" * 4300)
