@@ -197,7 +197,9 @@ settings:
   claims: {key_prefix: "desk:", ca_file: /etc/ca.pem, timeout: 1s}
   webhook: {host: 127.0.0.1, port: 8081, max_body_bytes: 2MiB, read_timeout: 5s}
   admin: {host: "::", port: 9091}
-  journal: {path: /data/journal.db, max_bytes: 4GiB, dedupe_window: 48h, max_waiting: 1024}
+  journal:
+    {path: /data/journal.db, max_bytes: 4GiB, dedupe_window: 48h, max_waiting: 1024,
+     network_volume: true}
   log: {level: debug, format: console}
   traces: {endpoint: "http://collector:4318/v1/traces"}
 """
