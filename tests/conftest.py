@@ -46,6 +46,11 @@ def pytest_report_header() -> list[str]:
     return needs.missing()
 
 
+def pytest_configure() -> None:
+    """Take Ctrl-C, as tests press it: a shell starts what runs behind it with it ignored."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def pytest_sessionstart(session: pytest.Session) -> None:
     """Build beside the tests, where all of them run; a worker leaves that to its controller."""
     whole = session.config.args_source is pytest.Config.ArgsSource.TESTPATHS
