@@ -19,7 +19,8 @@ from relay.egress.publisher import AtLeastOncePublisher, ExactlyOncePublisher, P
 from relay.errors import JournalNoSpaceError, StoppedWorkingError
 from relay.ingress.pipeline import Pipeline
 from relay.ingress.webhook import WebhookServer
-from relay.journal import handover, mounts
+from relay.journal import handover
+from relay.journal.disk import mounts
 from relay.journal.journal import Journal
 from relay.observe.escapes import Escapes
 from relay.observe.logs import Changes

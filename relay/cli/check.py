@@ -23,8 +23,9 @@ from relay.errors import (
     RelayError,
 )
 from relay.feishu.api import Feishu
-from relay.journal import file, mounts
+from relay.journal import file
 from relay.journal import view as journalview
+from relay.journal.disk import mounts
 from relay.journal.retention import Retention
 from relay.observe.metrics import Metrics
 from relay.settings import App, Delivery, Settings

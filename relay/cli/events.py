@@ -206,7 +206,7 @@ def backup(
     config: ConfigOption = None,
 ) -> None:
     """Copy the journal into one file, also while a relay runs on it."""
-    from relay.journal import backup as copy
+    from relay.journal.disk import backup as copy
 
     with searching("copying the journal") as progress:
         count = copy.write(_path(journal, config), file, progress)

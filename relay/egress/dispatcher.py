@@ -42,8 +42,8 @@ from relay.events import (
     Verdict,
 )
 from relay.fairness import Turns
-from relay.journal.claimed import Claimed
 from relay.journal.journal import Journal
+from relay.journal.rows.claimed import Claimed
 from relay.observe.logs import Changes
 from relay.observe.metrics import Metrics
 from relay.observe.traces import traceparent

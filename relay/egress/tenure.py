@@ -42,7 +42,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Self
 
-from relay.journal.identity import UNWRITTEN, Identity
+from relay.journal.rows.identity import UNWRITTEN, Identity
 
 #: Earlier owners that an offset's metadata names: Kafka takes 4,096 bytes of it.
 TENURES = 32

@@ -16,8 +16,9 @@ from threading import Event, Thread
 from typing import TextIO, TypeVar
 
 from relay.errors import JournalError, JournalForeignError, JournalLockedError
-from relay.journal import faults, identity, volume
-from relay.journal.identity import Identity
+from relay.journal.disk import faults, volume
+from relay.journal.rows import identity
+from relay.journal.rows.identity import Identity
 
 T = TypeVar("T")
 

@@ -20,8 +20,9 @@ import orjson
 
 from relay.errors import HandoverError
 from relay.events import EXPORTED, Outcome, Transport
-from relay.journal import faults, identity
 from relay.journal import file as journalfile
+from relay.journal.disk import faults
+from relay.journal.rows import identity
 from relay.observe import traces
 
 #: The first line's version, and rows of one transaction.

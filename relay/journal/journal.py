@@ -24,15 +24,16 @@ from relay.events import (
     Transport,
 )
 from relay.fairness import Turns
-from relay.journal import claimed, faults, volume
 from relay.journal import file as journalfile
 from relay.journal.backlog import Backlog
-from relay.journal.claimed import Claimed
-from relay.journal.identity import Identity, write
+from relay.journal.disk import faults, volume
+from relay.journal.disk.volume import Room
 from relay.journal.jobs import Add, Call, Commit
 from relay.journal.retention import Retention
-from relay.journal.stored import COLUMNS, from_callback, from_row
-from relay.journal.volume import Room
+from relay.journal.rows import claimed
+from relay.journal.rows.claimed import Claimed
+from relay.journal.rows.identity import Identity, write
+from relay.journal.rows.stored import COLUMNS, from_callback, from_row
 from relay.journal.writer import WRITER, Writer
 from relay.observe.metrics import Metrics
 

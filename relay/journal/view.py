@@ -12,8 +12,10 @@ from typing import Any
 
 from relay.errors import EventNotFoundError, EventNotReplayableError
 from relay.events import Callback, DeadLetterReason, StoredEvent, Transport, refusal
-from relay.journal import claimed, faults, file
+from relay.journal import file
+from relay.journal.disk import faults
 from relay.journal.retention import Retention
+from relay.journal.rows import claimed
 
 #: How `relay events list` names an event that has no outcome yet.
 PENDING = "pending"

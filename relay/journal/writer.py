@@ -15,12 +15,13 @@ import structlog
 
 from relay.errors import JournalNoSpaceError, RejectReason
 from relay.events import Callback
-from relay.journal import faults, file
+from relay.journal import file
 from relay.journal.cleanup import CleanUp
-from relay.journal.insertion import insert
+from relay.journal.disk import faults
+from relay.journal.disk.volume import Room
 from relay.journal.jobs import Add, Call, Commit, Job, commit_of, undone
 from relay.journal.retention import Retention
-from relay.journal.volume import Room
+from relay.journal.rows.insertion import insert
 from relay.observe.logs import Changes
 
 log = structlog.get_logger()

@@ -22,8 +22,8 @@ from relay.egress.dispatcher import Dispatcher
 from relay.egress.kafka.producer import Producer
 from relay.egress.publisher import ExactlyOncePublisher
 from relay.journal import file
-from relay.journal.identity import Identity
 from relay.journal.journal import Journal
+from relay.journal.rows.identity import Identity
 from relay.journal.writer import Writer
 
 #: Seconds after the request to commit left us; the broker is somewhere in the midst of it.

@@ -18,9 +18,9 @@ from relay.cli.check import Finding, findings
 from relay.contract.normalize import Router
 from relay.egress.kafka import topics
 from relay.errors import ClaimsError
-from relay.journal import mounts, volume
 from relay.journal import view as journalview
-from relay.journal.claimed import Claimed
+from relay.journal.disk import mounts, volume
+from relay.journal.rows.claimed import Claimed
 from tests.fakes import journal_at
 from tests.ports import free_port
 from tests.redis_server import redis_server

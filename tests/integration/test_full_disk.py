@@ -11,9 +11,9 @@ from structlog.testing import capture_logs
 
 from relay import app
 from relay.errors import JournalNoSpaceError, JournalRemoteError, StoppedWorkingError
-from relay.journal import mounts
+from relay.journal.disk import mounts
+from relay.journal.disk.volume import lock_path
 from relay.journal.journal import Journal
-from relay.journal.volume import lock_path
 from relay.journal.writer import Writer
 from relay.settings import Settings
 from tests.fakes import event, journal_at, until

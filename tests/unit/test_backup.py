@@ -11,8 +11,9 @@ import pytest
 
 from relay.errors import JournalError, JournalForeignError, JournalNoSpaceError
 from relay.events import Outcome, Settlement
-from relay.journal import backup, file, volume
+from relay.journal import file
 from relay.journal import view as journalview
+from relay.journal.disk import backup, volume
 from relay.journal.journal import Journal
 from tests.fakes import event, journal_at
 from tests.volumes import volume_of

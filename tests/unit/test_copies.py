@@ -24,8 +24,8 @@ from relay.egress.dispatcher import Dispatcher
 from relay.egress.tenure import Place
 from relay.errors import FencedError, KafkaUnavailableError, ProducerOustedError, PublishError
 from relay.events import Record, Settlement, StoredEvent, Transport
-from relay.journal.claimed import Claimed
-from relay.journal.identity import Identity
+from relay.journal.rows.claimed import Claimed
+from relay.journal.rows.identity import Identity
 from relay.observe.metrics import Metrics
 from tests.fakes import MESSAGE_CREATED, as_json, payload
 

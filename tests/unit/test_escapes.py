@@ -16,7 +16,7 @@ from relay.errors import (
     RejectedError,
     StoppedWorkingError,
 )
-from relay.journal.claimed import Claimed
+from relay.journal.rows.claimed import Claimed
 from relay.journal.writer import Writer
 from relay.observe.escapes import Escapes
 from tests.fakes import event, journal_at, until

@@ -27,8 +27,9 @@ from relay.errors import (
     RejectedError,
 )
 from relay.events import Outcome
-from relay.journal import faults, file, handover, volume
+from relay.journal import file, handover
 from relay.journal import view as journalview
+from relay.journal.disk import faults, volume
 from relay.observe.metrics import Metrics
 from tests.fakes import MemoryKafka, event, journal_at, until
 from tests.unit.test_dispatcher import dispatching, published

@@ -31,8 +31,8 @@ from relay.journal import backlog
 from relay.journal import file as journalfile
 from relay.journal import journal as journal_module
 from relay.journal import writer as journalwriter
-from relay.journal.identity import Identity
 from relay.journal.journal import Journal
+from relay.journal.rows.identity import Identity
 from relay.observe.account import Account
 from relay.observe.metrics import Metrics
 from tests.fakes import event, journal_at, until

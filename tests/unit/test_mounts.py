@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from relay.errors import JournalRemoteError
-from relay.journal import mounts
+from relay.journal.disk import mounts
 
 #: One line of the kernel's table, as proc(5) has it.
 LINE = "{number} 1 0:{number} / {point} rw,relatime shared:1 - {kind} source rw"

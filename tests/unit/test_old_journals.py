@@ -9,8 +9,8 @@ from relay.errors import JournalLockedError
 from relay.events import Outcome
 from relay.journal import file
 from relay.journal import view as journalview
-from relay.journal.claimed import Claimed
 from relay.journal.file import SCHEMA_VERSION
+from relay.journal.rows.claimed import Claimed
 from relay.observe.metrics import Metrics
 from tests.fakes import MemoryKafka, event, journal_at, until
 from tests.unit.test_dispatcher import dispatching, drained, published

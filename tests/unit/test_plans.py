@@ -15,7 +15,7 @@ from relay.events import DeadLetterReason, Outcome, Settlement
 from relay.journal import file, handover
 from relay.journal import view as journalview
 from relay.journal import writer as journalwriter
-from relay.journal.claimed import Claimed
+from relay.journal.rows.claimed import Claimed
 from relay.observe.metrics import Metrics
 from tests.fakes import event, journal_at, until
 

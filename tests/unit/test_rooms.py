@@ -65,6 +65,13 @@ def test_room_says_what_it_owns(room: str) -> None:
     assert tree.body[1:] == [] or room == "settings"
 
 
+@pytest.mark.parametrize(
+    "room", sorted(p.parent for p in PACKAGE.rglob("*/__init__.py")), ids=lambda p: p.stem
+)
+def test_room_is_no_warehouse(room: Path) -> None:
+    assert len(list(room.glob("*.py"))) <= 11
+
+
 @pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: path.stem)
 def test_module_is_short(path: Path) -> None:
     assert len(path.read_text().splitlines()) <= 400

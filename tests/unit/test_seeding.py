@@ -17,9 +17,9 @@ from relay.claims.seeding import Seeding
 from relay.contract.rules import rfc3339
 from relay.errors import ClaimsAwaitedError, ClaimsUnavailableError, RejectedError, RejectReason
 from relay.events import Outcome, Settlement, StoredEvent
-from relay.journal.claimed import Claimed
-from relay.journal.identity import Identity
 from relay.journal.journal import Journal
+from relay.journal.rows.claimed import Claimed
+from relay.journal.rows.identity import Identity
 from tests.fakes import as_json, event, journal_at, payload, until
 
 

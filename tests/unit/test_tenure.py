@@ -9,8 +9,8 @@ import pytest
 
 from relay.egress.tenure import TENURES, Place, Ruling, Step, Tenure, Why
 from relay.journal import file as journalfile
-from relay.journal import identity
-from relay.journal.identity import UNWRITTEN, Identity
+from relay.journal.rows import identity
+from relay.journal.rows.identity import UNWRITTEN, Identity
 
 NEW = Identity(id="j")
 #: A start after the process of S, whose file held ten rows.

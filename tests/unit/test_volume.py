@@ -15,10 +15,11 @@ import pytest
 
 from relay.errors import RejectedError, RejectReason
 from relay.events import Outcome, Settlement
-from relay.journal import file, volume
+from relay.journal import file
 from relay.journal import writer as journalwriter
+from relay.journal.disk import volume
+from relay.journal.disk.volume import Room, lock_path
 from relay.journal.journal import Journal
-from relay.journal.volume import Room, lock_path
 from tests.fakes import event, journal_at, until
 from tests.volumes import filled, volume_of
 

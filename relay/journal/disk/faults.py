@@ -18,7 +18,7 @@ from relay.errors import (
     JournalNoSpaceError,
     JournalUnreadableError,
 )
-from relay.journal import volume
+from relay.journal.disk import volume
 
 #: An extended code of SQLite's is one of these in its last byte.
 _PRIMARY = 0xFF

@@ -12,7 +12,8 @@ from contextlib import closing
 from pathlib import Path
 
 from relay.errors import JournalError, JournalNoSpaceError
-from relay.journal import faults, file, volume
+from relay.journal import file
+from relay.journal.disk import faults, volume
 
 #: Rows of one read.
 BITE = 2_000
