@@ -79,14 +79,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 class _Lanes(LoadScopeScheduling):  # type: ignore[misc]  # the library ships no types
-    """Keeps together what shares brokers: a file's tests; of the laboratory, a test's seeds."""
+    """Keeps the tests of a file together, which share its brokers, but for those without any."""
 
     def _split_scope(self, nodeid: str) -> str:
-        file, _, name = nodeid.partition("::")
-        folder = Path(file).parts[1]
-        if folder == "lab":
-            return f"{file}::{name.partition('[')[0]}"
-        return nodeid if folder in _ALONE else file
+        file = nodeid.partition("::")[0]
+        return nodeid if Path(file).parts[1] in _ALONE else file
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> _Lanes:
