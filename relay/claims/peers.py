@@ -36,9 +36,8 @@ def place_of(name: str) -> str:
 class Peers:
     """What one replica knows of the others."""
 
-    def __init__(self, store: Store, name: str) -> None:
+    def __init__(self, store: Store) -> None:
         self._store = store
-        self._name = name
         #: Those whose past is, or was, in the store; None before the first look.
         self._known: set[str] | None = None
         #: Boot time at which the store was found empty; None: all have filled it.
@@ -51,14 +50,14 @@ class Peers:
         self._since = clock.boot()
         self._strange = self._known is None
 
-    async def look(self) -> bool:
-        """Give whether the store has what each of the others has published."""
+    async def look(self, own: str) -> bool:
+        """Give whether the store has what each of the others has published; `own` is our name."""
         listed = set((await self._store.members()).split())
-        others = listed.union(self._known or ()) - {self._name}
+        others = listed.union(self._known or ()) - {own}
         there = {name for name in others if await self._store.announced(name)}
         missing = {name for name in others - there if await self._waited_for(name)}
-        if self._name not in listed:
-            await self._store.enlist(" ".join(sorted({self._name, *there, *missing})))
+        if own not in listed:
+            await self._store.enlist(" ".join(sorted({own, *there, *missing})))
         self._known = there | missing
         if missing or (self._strange and self._passed() < NOTICE):
             return False

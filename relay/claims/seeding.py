@@ -74,13 +74,12 @@ class Seeding:
         """`replica` is this one's name, `after` that of one that must have entered before."""
         self._journal = journal
         self._store = store
-        #: Only a name is told to others; the store's loss shows by any mark.
-        self._name = replica or journal.id
+        self._replica = replica
         self._after = "" if after == replica else after
-        #: While this mark is there, the store has lost nothing since it was set: each claim asks.
-        self.place = place_of(self._name)
-        self._peers = Peers(store, self._name)
-        self._arrived = self._entered = False
+        self._peers = Peers(store)
+        #: Under which name this process has arrived.
+        self._arrived_as = ""
+        self._entered = False
         #: Monotonic time at which the store is looked at again.
         self._again_at = 0.0
         self._filling: asyncio.Task[None] | None = None
@@ -90,6 +89,16 @@ class Seeding:
         self._skips = 0
         #: When the store was found empty, as events have their time; None when all have filled it.
         self._emptied_at: str | None = None
+
+    @property
+    def _name(self) -> str:
+        """Only a name is told to others. A journal without one may take another id at any time."""
+        return self._replica or self._journal.id
+
+    @property
+    def place(self) -> str:
+        """Name the mark that each claim asks for: while it is there, the store has lost nothing."""
+        return place_of(self._name)
 
     async def close(self) -> None:
         """Leave what is missing to the next process."""
@@ -119,10 +128,11 @@ class Seeding:
 
     async def _look(self) -> None:
         """See that the store has everything, and that this replica's turn has come."""
+        name = self._name
         if not await self._store.announced(self.place):
             await self._arrive()
         await self._store.announce(self.place, self._journal.id)
-        self._arrived = True
+        self._arrived_as = name
         await self._bring_in()
         await self._see_peers()
         if self._journal.claimed.missing_from is None:
@@ -137,7 +147,7 @@ class Seeding:
         if await self._store.announced(self._name):
             return  # an earlier version has set no such mark
         claimed = self._journal.claimed
-        if claimed.seeded or self._arrived:
+        if claimed.seeded or self._arrived_as == self._name:
             self._emptied_at = rfc3339(int(time.time() * 1000))
             self._peers.start()
             log.warning("claims_emptied")
@@ -177,7 +187,7 @@ class Seeding:
 
     async def _see_peers(self) -> None:
         """Learn who else there is; and of an emptied store, whether they have filled it."""
-        if await self._peers.look() and self._emptied_at is not None:
+        if await self._peers.look(self._name) and self._emptied_at is not None:
             self._emptied_at = None
             log.info("claims_refilled")
 

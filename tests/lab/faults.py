@@ -303,7 +303,7 @@ async def _replaced(world: World, one: Replica) -> tuple[Relay, Relay]:
     """Put a replica to sleep and a copy into its place; give both. No events come to either."""
     world.say(f"{one.name}: sleeps, and is replaced by a copy")
     asleep = one.relay
-    await until(lambda: _connected(asleep), RECOVERY, "it has Kafka, before it falls asleep")
+    await _has_kafka(asleep, RECOVERY)
     kill(asleep.pid, signal.SIGSTOP)
     # What reaches it now it will find when it wakes up; the senders have gone elsewhere then.
     await asyncio.sleep(0.5)
@@ -315,13 +315,17 @@ async def _replaced(world: World, one: Replica) -> tuple[Relay, Relay]:
     world.retired.append(asleep)
     await successor.serving()
     # It runs: from here on the name is its own, whatever the other one does.
-    try:
-        await until(lambda: _connected(successor), 30, "the successor has Kafka")
-    except AssertionError as error:
-        error.add_note(f"its log: {successor.log[-1500:]}")
-        raise
+    await _has_kafka(successor, 30)
     await successor.drained()
     return asleep, successor
+
+
+async def _has_kafka(relay: Relay, seconds: float) -> None:
+    try:
+        await until(lambda: _connected(relay), seconds, "it has Kafka")
+    except AssertionError as error:
+        error.add_note(f"its log: {relay.log[-3000:]}")
+        raise
 
 
 async def _connected(relay: Relay) -> bool:

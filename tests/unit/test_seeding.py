@@ -381,54 +381,54 @@ def seconds(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 async def test_all_that_run_are_waited_for_until_they_have_filled_it(seconds: list[float]) -> None:
     """Those that do not run have had the time to show it; those that die while they fill, too."""
     store = MemoryStore()
-    others = Peers(store, "relay-0")
+    others = Peers(store)
     store.listed = "relay-0 running gone retired dying"
     for name in ("running", "gone", "dying"):
         store.names[name] = "its journal"
-    assert await others.look()
+    assert await others.look("relay-0")
     store.empty()
     others.start()
-    assert not await others.look()
+    assert not await others.look("relay-0")
     assert store.listed == "dying gone relay-0 running"
     store.names["@running"] = store.names["@dying"] = "its journal"
     seconds[0] += peers.NOTICE
-    assert not await others.look()
+    assert not await others.look("relay-0")
     store.names["running"] = "its journal"
-    assert not await others.look()
+    assert not await others.look("relay-0")
     seconds[0] += peers.LONGEST_FILL
-    assert await others.look()
+    assert await others.look("relay-0")
 
 
 async def test_who_is_alone_waits_for_nobody(seconds: list[float]) -> None:
     store = MemoryStore()
-    others = Peers(store, "relay-0")
-    assert await others.look()
+    others = Peers(store)
+    assert await others.look("relay-0")
     store.empty()
     others.start()
-    assert await others.look()
+    assert await others.look("relay-0")
 
 
 async def test_at_a_start_nobody_is_known(seconds: list[float]) -> None:
     """So all have the time to put themselves down."""
     store = MemoryStore()
-    others = Peers(store, "relay-0")
+    others = Peers(store)
     others.start()
-    assert not await others.look()
+    assert not await others.look("relay-0")
     store.listed += " relay-1"
     store.names["@relay-1"] = "its journal"
     seconds[0] += peers.NOTICE
-    assert not await others.look()
+    assert not await others.look("relay-0")
     store.names["relay-1"] = "its journal"
-    assert await others.look()
+    assert await others.look("relay-0")
 
 
 async def test_name_that_another_has_overwritten_is_put_down_again(seconds: list[float]) -> None:
     """And one without a past in the store is not kept for ever."""
     store = MemoryStore()
-    others = Peers(store, "relay-0")
+    others = Peers(store)
     store.listed = "relay-1 retired"
     store.names["relay-1"] = "its journal"
-    assert await others.look()
+    assert await others.look("relay-0")
     assert store.listed == "relay-0 relay-1"
 
 
@@ -535,6 +535,23 @@ async def test_new_name_of_a_journal_is_no_emptied_store(tmp_path: Path, replica
     async with journal_at(tmp_path / "j.db") as journal:
         with capture_logs() as logs:
             await Seeding(journal, store, replica, "").enter([made("old", 0)])
+    assert "claims_emptied" not in {line["event"] for line in logs}
+
+
+async def test_name_taken_while_it_runs_is_no_emptied_store_either(tmp_path: Path) -> None:
+    """Its marks follow it at the next look, so that the next process finds them."""
+    store = MemoryStore()
+    with capture_logs() as logs:
+        async with journal_at(tmp_path / "j.db") as journal:
+            await publish(journal, "a")
+            seeding = Seeding(journal, store, "", "")
+            await seeding.enter()
+            await journal.become(Identity(id="another"))
+            seeding.emptied()
+            await seeding.enter([made("old", 0)])
+            assert journal.claimed.seeded
+        async with journal_at(tmp_path / "j.db") as journal:
+            await Seeding(journal, store, "", "").enter([made("old", 0)])
     assert "claims_emptied" not in {line["event"] for line in logs}
 
 
