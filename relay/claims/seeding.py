@@ -168,7 +168,7 @@ class Seeding:
 
     async def _fill(self) -> None:
         """Claim what was published unclaimed, the oldest first; it goes on where it has failed."""
-        began, skips, count = time.monotonic(), self._skips, 0
+        began, skips, name, count = time.monotonic(), self._skips, self._name, 0
         missing_from = self._journal.claimed.missing_from or 0
         cursor = missing_from - 1 if self._cursor is None else self._cursor
         while (past := self._journal.published(cursor, PAGE))[1] > cursor:
@@ -178,7 +178,7 @@ class Seeding:
             await asyncio.sleep(0)
             self._cursor = cursor = last
             count += len(events)
-        if skips == self._skips:
+        if (skips, name) == (self._skips, self._name):
             claimed = replace(self._journal.claimed, seeded=True, unclaimed_from=None)
             self._cursor = None
             await self._journal.note_claimed(claimed)

@@ -555,6 +555,30 @@ async def test_name_taken_while_it_runs_is_no_emptied_store_either(tmp_path: Pat
     assert "claims_emptied" not in {line["event"] for line in logs}
 
 
+async def test_name_taken_amid_the_filling_has_a_filling_of_its_own(tmp_path: Path) -> None:
+    """What was brought in for the old name says nothing of the new one's marks."""
+    store = MemoryStore()
+    claim = store.claim
+
+    async def renaming(events: Sequence[StoredEvent], owner: str) -> frozenset[int]:
+        if journal.id != "another":
+            await journal.become(Identity(id="another"))
+        return await claim(events, owner)
+
+    store.claim = renaming  # type: ignore[method-assign]
+    with capture_logs() as logs:
+        async with journal_at(tmp_path / "j.db") as journal:
+            await publish(journal, "a")
+            seeding = Seeding(journal, store, "", "")
+            await seeding.enter()
+            seeded = [journal.claimed.seeded]
+            seeding.emptied()
+            await seeding.enter([made("old", 0)])
+            seeded.append(journal.claimed.seeded)
+    assert seeded == [False, True]
+    assert "claims_emptied" not in {line["event"] for line in logs}
+
+
 def test_time_of_an_event_is_compared_as_it_is_written() -> None:
     """RFC 3339 in UTC with milliseconds sorts as time does."""
     times = [0, 1, 999, 1000, 86_400_000, 1_767_323_045_678, 9_999_999_999_999]
