@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 #: Below the tests in the scheduler's eyes.
@@ -46,11 +47,14 @@ def main() -> None:
     os.nice(NICENESS)
     builds: list[Callable[[], object]] = []
     if kafka_server.available() is None:
-        builds.append(kafka_server.fetch)
+        builds += [
+            kafka_server.share_classes,
+            partial(kafka_server.share_classes, kafka_server.OLDEST),
+        ]
     builds += [one.command for one in (*GENERATORS, *TOOLCHAINS) if not one.missing()]
     if shutil.which("go"):
         for module in (tools.HELM, tools.KUBECONFORM, tools.UNITTEST):
-            builds.append(lambda module=module: tools.go_tool(*module))  # type: ignore[misc]
+            builds.append(partial(tools.go_tool, *module))
     if os.geteuid() == 0 and shutil.which("buildah") and shutil.which("debootstrap"):
         builds.append(tools.image)
     for build in builds:
