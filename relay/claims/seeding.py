@@ -18,7 +18,7 @@ import structlog
 from relay.claims.peers import Peers, place_of
 from relay.contract import exactjson
 from relay.contract.normalize import created_at
-from relay.contract.rules import rfc3339
+from relay.contract.rules.values import rfc3339
 from relay.errors import ClaimsAwaitedError, ClaimsEmptiedError
 from relay.events import StoredEvent
 from relay.journal.journal import Journal

@@ -16,7 +16,7 @@ from relay.cli.say import document, say
 from relay.contract import exactjson
 from relay.contract.normalize import Router, normalize
 from relay.contract.printable import printable
-from relay.contract.rules import rfc3339
+from relay.contract.rules.values import rfc3339
 from relay.egress.kafka.faults import describe
 from relay.errors import JournalError
 from relay.events import Outcome, StoredEvent

@@ -17,7 +17,7 @@ from relay.cli.say import note, say
 from relay.contract import exactjson
 from relay.contract.normalize import EVENT_TYPES
 from relay.contract.printable import printable
-from relay.contract.rules import rfc3339
+from relay.contract.rules.values import rfc3339
 from relay.errors import FeishuRefusedError, JournalError
 from relay.events import Callback, Transport
 from relay.feishu.api import Feishu, HelpDesk

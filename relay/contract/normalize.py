@@ -7,136 +7,19 @@ rules in words are docs/contract.md; Feishu's field names are of its helpdesk ev
 import re
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
 from relay.contract import exactjson
 from relay.contract.identity import identify, text
 from relay.contract.printable import header, segment
-from relay.contract.rules import (
-    Findings,
-    Table,
-    Unexpected,
-    apply_table,
-    array,
-    duration,
-    enum,
-    fields,
-    flag,
-    identifier,
-    instant,
-    integer,
-    record,
-    rfc3339,
-    string,
-    string_or_strings,
-    strings,
-    to_instant,
-)
+from relay.contract.rules import helpdesk
+from relay.contract.rules.table import Findings, apply_table
+from relay.contract.rules.values import Unexpected, rfc3339, to_instant
 from relay.events import DeadLetterReason, Outcome, Record, StoredEvent, Transport
 from relay.settings import topics
 from relay.settings.topics import DEAD_LETTER, OTHER
 
-STATUS = {
-    1: "created",
-    2: "processing",
-    3: "queueing",
-    4: "pending",
-    5: "waiting_for_user",
-    50: "closed_by_bot",
-    51: "closed_by_agent",
-    52: "closed_by_user",
-}
-SERVED_BY = {1: "bot", 2: "human"}
-SENDER = {1: "bot", 2: "guest", 3: "agent"}
-SCORE = {0: "none", 1: "unsatisfied", 2: "average", 3: "satisfied"}
-SOLVE = {0: "none", 1: "not_solved", 2: "solved"}
-CHANNEL = {2: "qr_code", 9: "open_api", 13: "search", 14: "share"}
-
-USER_ID = fields("union_id user_id open_id", identifier)
-#: Feishu names a person by one id in a message's ticket, by all three in the events of tickets.
-PERSON = fields("id", identifier) | fields("avatar_url name email department city country", string)
-PERSON_BY_IDS = {**PERSON, **fields("id", record(USER_ID, "UserId"))}
-COMMENT = {
-    **fields("id user_id", identifier),
-    **fields("created_at", instant),
-    **fields("content user_name user_avatar_url", string),
-}
-CUSTOMIZED_FIELD = {
-    **fields("id", identifier),
-    **fields("value", string_or_strings),
-    **fields("key_name display_name", string),
-    **fields("position", integer),
-    **fields("required editable", flag),
-}
-I18N_TEXT = fields("zh_cn en_us ja_jp", string)
-
-
-def _ticket(person: Table) -> Table:
-    """Give the rules of a ticket, in which people are named in that way."""
-    return {
-        **fields("ticket_id helpdesk_id chat_id", identifier),
-        **fields("status", enum(STATUS)),
-        **fields("ticket_type stage", enum(SERVED_BY)),
-        **fields("score", enum(SCORE)),
-        **fields("solve", enum(SOLVE)),
-        **fields("channel", enum(CHANNEL, "other")),
-        **fields("created_at updated_at closed_at", instant),
-        **fields("agent_entry_time agent_first_response_time agent_last_response_time", instant),
-        **fields("agent_service_duration", duration(60)),
-        **fields("agent_first_response_duration bot_service_duration", duration(1)),
-        **fields("agent_resolution_time actual_processing_time", duration(1)),
-        **fields("guest closed_by", record(person, "Person")),
-        # Feishu has it in messages' tickets and in its API alone, and there by one id.
-        **fields("agent_owner", record(PERSON, "Agent")),
-        **fields("agents collaborators", array(person, "Person")),
-        **fields("comments", array(COMMENT, "Comment")),
-        **fields("customized_fields", array(CUSTOMIZED_FIELD, "CustomizedField")),
-        **fields("dissatisfaction_reason", array(I18N_TEXT, "I18nText")),
-    }
-
-
-TICKET = _ticket(PERSON_BY_IDS)
-CONTENT = {
-    **fields("content msg_type image_key", string),
-    **fields("image_keys", strings),
-}
-MESSAGE = {
-    **fields("ticket_message_id message_id chat_id event_id", identifier),
-    **fields("msg_type text", string),
-    **fields("sender_type", enum(SENDER)),
-    **fields("sender_id", record(USER_ID, "UserId")),
-    **fields("position", integer),
-    **fields("ticket", record(_ticket(PERSON), "Ticket")),
-    **fields("content", record(CONTENT, "Content")),
-}
-TICKET_UPDATE = fields("object old_object", record(TICKET, "Ticket"))
-NOTIFICATION = fields("notification_id helpdesk_id", identifier) | fields("approve_status", string)
-
-
-class EventType(NamedTuple):
-    """What relay knows about one event type."""
-
-    #: Its content's name in the schemas.
-    title: str
-    fields: Table
-    #: Where the ticket id stands, from `event`.
-    ticket: tuple[str, ...] = ()
-    #: Where the record's key stands when it is not the ticket id.
-    key: tuple[str, ...] = ()
-
-
-EVENT_TYPES = {
-    "helpdesk.ticket_message.created_v1": EventType(
-        "Message", MESSAGE, ticket=("ticket", "ticket_id")
-    ),
-    "helpdesk.ticket.created_v1": EventType("Ticket", TICKET, ticket=("ticket_id",)),
-    "helpdesk.ticket.updated_v1": EventType(
-        "TicketUpdate", TICKET_UPDATE, ticket=("object", "ticket_id")
-    ),
-    "helpdesk.notification.approve_v1": EventType(
-        "Notification", NOTIFICATION, key=("notification_id",)
-    ),
-}
+EVENT_TYPES = helpdesk.EVENT_TYPES
 _TICKET_PATHS = tuple(known.ticket for known in EVENT_TYPES.values() if known.ticket)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from relay import __version__
 from relay.contract import examples, glossary
 from relay.contract.normalize import EVENT_TYPES, Router
-from relay.contract.rules import Table, properties, shapes
+from relay.contract.rules.table import Table, properties, shapes
 from relay.events import DeadLetterReason, Transport
 from relay.settings.topics import DEAD_LETTER, OTHER, PARTITIONS
 

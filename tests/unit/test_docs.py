@@ -15,8 +15,8 @@ from pydantic import BaseModel
 
 from relay import settings
 from relay.cli.main import app
-from relay.contract import normalize
 from relay.contract.normalize import EVENT_TYPES, Router, dead_letter
+from relay.contract.rules import helpdesk
 from relay.egress.kafka.client import LEAST_VERSION
 from relay.errors import STATUS
 from relay.events import DeadLetterReason, Outcome, StoredEvent, Transport
@@ -293,11 +293,11 @@ def test_every_header_is_explained() -> None:
 
 def test_every_field_with_a_rule_is_named() -> None:
     """And each name that a code can have, with the code."""
-    tables = (normalize.TICKET, normalize.MESSAGE, normalize.NOTIFICATION)
+    tables = (helpdesk.TICKET, helpdesk.MESSAGE, helpdesk.NOTIFICATION)
     for name in {name for table in tables for name in table} - {"ticket", "content"}:
         assert f"`{name}`" in CONTRACT
-    enums = (normalize.STATUS, normalize.SERVED_BY, normalize.SENDER, normalize.SCORE)
-    for names in (*enums, normalize.SOLVE, normalize.CHANNEL):
+    enums = (helpdesk.STATUS, helpdesk.SERVED_BY, helpdesk.SENDER, helpdesk.SCORE)
+    for names in (*enums, helpdesk.SOLVE, helpdesk.CHANNEL):
         for code, name in names.items():
             assert f"{code} `{name}`" in CONTRACT
 

@@ -7,13 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.contract import rules
-from relay.contract.rules import Findings, Unexpected
+from relay.contract.rules import kinds, objects, values
+from relay.contract.rules.table import Findings, Kind, Rule, apply_table, fields
+from relay.contract.rules.values import Unexpected
 
 
-def applied(rule: dict[str, rules.Rule], source: dict[str, Any]) -> tuple[Any, Findings]:
+def applied(rule: dict[str, Rule], source: dict[str, Any]) -> tuple[Any, Findings]:
     findings: Findings = {}
-    return rules.apply_table(rule, source, findings), findings
+    return apply_table(rule, source, findings), findings
 
 
 @given(st.integers(min_value=-(10**14), max_value=253_402_300_799_999))
@@ -25,7 +26,7 @@ def test_rfc3339_agrees_with_the_standard_library(milliseconds: int) -> None:
     except OverflowError:
         return
     expected = f"{moment.year:04}-{moment:%m-%dT%H:%M:%S}.{milliseconds % 1000:03}Z"
-    assert expected == rules.rfc3339(milliseconds)
+    assert expected == values.rfc3339(milliseconds)
 
 
 @pytest.mark.parametrize(
@@ -46,20 +47,20 @@ def test_rfc3339_agrees_with_the_standard_library(milliseconds: int) -> None:
 )
 def test_instant_is_told_by_its_digits(value: object, expected: str | None) -> None:
     """1-11 digits are seconds, 12-14 milliseconds, 15-17 microseconds."""
-    assert expected == rules.to_instant(value)
+    assert expected == values.to_instant(value)
 
 
 @pytest.mark.parametrize("value", [10**17, "1" * 18, 10**4000, True, 1.0, "", "1.5", "x", [], {}])
 def test_other_instants_are_unexpected(value: object) -> None:
     with pytest.raises(Unexpected):
-        rules.to_instant(value)
+        values.to_instant(value)
 
 
 @pytest.mark.parametrize(
     ("value", "expected"), [(5, 5), ("5", 5), ("-007", -7), (None, None), ("9" * 40, 10**40 - 1)]
 )
 def test_integer_comes_as_number_or_text(value: object, expected: int | None) -> None:
-    assert expected == rules.to_integer(value)
+    assert expected == values.to_integer(value)
 
 
 @pytest.mark.parametrize(
@@ -67,7 +68,7 @@ def test_integer_comes_as_number_or_text(value: object, expected: int | None) ->
 )
 def test_other_integers_are_unexpected(value: object) -> None:
     with pytest.raises(Unexpected):
-        rules.to_integer(value)
+        values.to_integer(value)
 
 
 @pytest.mark.parametrize(
@@ -75,14 +76,12 @@ def test_other_integers_are_unexpected(value: object) -> None:
     [("a", "a"), ("", ""), (5, "5"), (-5, "-5"), (2**64, "18446744073709551616"), (None, None)],
 )
 def test_identifier_is_text(value: object, expected: str | None) -> None:
-    assert ({"x": expected}, {}) == applied(rules.fields("x", rules.identifier), {"x": value})
+    assert ({"x": expected}, {}) == applied(fields("x", kinds.identifier), {"x": value})
 
 
 @pytest.mark.parametrize("value", [True, 5.0, [], {}])
 def test_other_identifiers_become_null(value: object) -> None:
-    assert ({"x": None}, {"/x": value}) == applied(
-        rules.fields("x", rules.identifier), {"x": value}
-    )
+    assert ({"x": None}, {"/x": value}) == applied(fields("x", kinds.identifier), {"x": value})
 
 
 @pytest.mark.parametrize(
@@ -105,14 +104,14 @@ def test_other_identifiers_become_null(value: object) -> None:
     ],
 )
 def test_duration_is_in_seconds(factor: int, value: object, expected: float | None) -> None:
-    found, findings = applied(rules.fields("d", rules.duration(factor)), {"d": value})
+    found, findings = applied(fields("d", kinds.duration(factor)), {"d": value})
     assert ({"d_seconds": expected}, {}) == (found, findings)
     assert type(expected) is type(found["d_seconds"])
 
 
 @given(st.integers(), st.sampled_from([1, 60]))
 def test_duration_as_text_is_the_same(value: int, factor: int) -> None:
-    table = rules.fields("d", rules.duration(factor))
+    table = fields("d", kinds.duration(factor))
     assert applied(table, {"d": str(value)}) == applied(table, {"d": value})
 
 
@@ -128,7 +127,7 @@ def test_duration_as_text_is_the_same(value: int, factor: int) -> None:
 )
 def test_other_durations_become_null(value: object) -> None:
     """1e308 minutes are more seconds than a double can say, 10**4299 more than Python writes."""
-    found = applied(rules.fields("d", rules.duration(60)), {"d": value})
+    found = applied(fields("d", kinds.duration(60)), {"d": value})
     assert ({"d_seconds": None}, {"/d": value}) == found
 
 
@@ -138,7 +137,7 @@ def test_field_without_rule_is_unchanged() -> None:
 
 
 def test_absent_field_stays_absent() -> None:
-    table = rules.fields("a", rules.identifier) | rules.fields("b", rules.array())
+    table = fields("a", kinds.identifier) | fields("b", objects.array())
     assert applied(table, {}) == ({}, {})
 
 
@@ -147,11 +146,11 @@ def test_our_name_wins_and_theirs_is_kept_aside(order: tuple[str, str]) -> None:
     """Whichever of the two comes first in the document."""
     values = {"s": 1, "s_code": "theirs"}
     source = {name: values[name] for name in order}
-    found = applied(rules.fields("s", rules.enum({1: "one"})), source)
+    found = applied(fields("s", kinds.enum({1: "one"})), source)
     assert found == ({"s": "one", "s_code": 1}, {"/s_code": "theirs"})
 
 
-DERIVING = rules.fields("s", rules.enum({1: "one"})) | rules.fields("d", rules.duration(60))
+DERIVING = fields("s", kinds.enum({1: "one"})) | fields("d", kinds.duration(60))
 
 
 @pytest.mark.parametrize(
@@ -190,7 +189,7 @@ def test_our_name_alone_is_kept_aside_if_it_does_not_fit(name: str, value: objec
 @pytest.mark.parametrize("value", ["text", 5, [1], [{"x": 1}], True])
 def test_what_is_no_object_becomes_null(value: object) -> None:
     """A consumer may rely on it: an object, or null."""
-    table = rules.fields("o", rules.record(rules.fields("x", rules.identifier)))
+    table = fields("o", objects.record(fields("x", kinds.identifier)))
     assert ({"o": None}, {"/o": value}) == applied(table, {"o": value})
     assert applied(table, {"o": None}) == ({"o": None}, {})
 
@@ -198,64 +197,64 @@ def test_what_is_no_object_becomes_null(value: object) -> None:
 @pytest.mark.parametrize(
     ("kind", "value", "expected"),
     [
-        (rules.string, "", ""),
-        (rules.string, "a", "a"),
-        (rules.string, None, None),
-        (rules.flag, True, True),
-        (rules.flag, False, False),
-        (rules.flag, None, None),
-        (rules.strings, ["a", ""], ["a", ""]),
-        (rules.strings, "a", ["a"]),
-        (rules.strings, None, []),
-        (rules.strings, [], []),
-        (rules.string_or_strings, "a", "a"),
-        (rules.string_or_strings, ["a", "b"], ["a", "b"]),
-        (rules.string_or_strings, [], []),
-        (rules.string_or_strings, None, None),
-        (rules.array(), {"x": 1}, [{"x": 1}]),
-        (rules.array(), None, []),
-        (rules.array(), [{}, {"x": 1}], [{}, {"x": 1}]),
+        (kinds.string, "", ""),
+        (kinds.string, "a", "a"),
+        (kinds.string, None, None),
+        (kinds.flag, True, True),
+        (kinds.flag, False, False),
+        (kinds.flag, None, None),
+        (kinds.strings, ["a", ""], ["a", ""]),
+        (kinds.strings, "a", ["a"]),
+        (kinds.strings, None, []),
+        (kinds.strings, [], []),
+        (kinds.string_or_strings, "a", "a"),
+        (kinds.string_or_strings, ["a", "b"], ["a", "b"]),
+        (kinds.string_or_strings, [], []),
+        (kinds.string_or_strings, None, None),
+        (objects.array(), {"x": 1}, [{"x": 1}]),
+        (objects.array(), None, []),
+        (objects.array(), [{}, {"x": 1}], [{}, {"x": 1}]),
     ],
 )
-def test_what_fits_is_uniform(kind: rules.Kind, value: object, expected: object) -> None:
-    assert ({"f": expected}, {}) == applied(rules.fields("f", kind), {"f": value})
+def test_what_fits_is_uniform(kind: Kind, value: object, expected: object) -> None:
+    assert ({"f": expected}, {}) == applied(fields("f", kind), {"f": value})
 
 
 @pytest.mark.parametrize(
     ("kind", "values", "fallback"),
     [
-        (rules.string, [5, 2**70, 5.0, True, [], ["a"], {}, {"zh_cn": "a"}], None),
-        (rules.flag, [0, 1, 1.0, "true", "", [], {}], None),
-        (rules.strings, [5, False, {}, {"a": "b"}], []),
-        (rules.string_or_strings, [5, 2.5, True, {}, {"a": "b"}], None),
-        (rules.array(), ["a", "", 5, False], []),
+        (kinds.string, [5, 2**70, 5.0, True, [], ["a"], {}, {"zh_cn": "a"}], None),
+        (kinds.flag, [0, 1, 1.0, "true", "", [], {}], None),
+        (kinds.strings, [5, False, {}, {"a": "b"}], []),
+        (kinds.string_or_strings, [5, 2.5, True, {}, {"a": "b"}], None),
+        (objects.array(), ["a", "", 5, False], []),
     ],
 )
 def test_what_does_not_fit_is_kept_aside(
-    kind: rules.Kind, values: list[object], fallback: object
+    kind: Kind, values: list[object], fallback: object
 ) -> None:
     for value in values:
-        assert ({"f": fallback}, {"/f": value}) == applied(rules.fields("f", kind), {"f": value})
+        assert ({"f": fallback}, {"/f": value}) == applied(fields("f", kind), {"f": value})
 
 
 @pytest.mark.parametrize(
     ("kind", "value", "expected"),
     [
-        (rules.strings, ["a", 1, None, ["b"], "c"], ["a", "c"]),
-        (rules.string_or_strings, [1, "a", {}], ["a"]),
-        (rules.array(), [{"a": 1}, None, "b", [{}], {"c": 2}], [{"a": 1}, {"c": 2}]),
-        (rules.array(rules.fields("n", rules.string)), ["b", {"n": "a"}], [{"n": "a"}]),
+        (kinds.strings, ["a", 1, None, ["b"], "c"], ["a", "c"]),
+        (kinds.string_or_strings, [1, "a", {}], ["a"]),
+        (objects.array(), [{"a": 1}, None, "b", [{}], {"c": 2}], [{"a": 1}, {"c": 2}]),
+        (objects.array(fields("n", kinds.string)), ["b", {"n": "a"}], [{"n": "a"}]),
     ],
 )
 def test_items_of_another_kind_leave_their_list(
-    kind: rules.Kind, value: list[object], expected: object
+    kind: Kind, value: list[object], expected: object
 ) -> None:
     """The whole list is kept as it came."""
-    assert ({"f": expected}, {"/f": value}) == applied(rules.fields("f", kind), {"f": value})
+    assert ({"f": expected}, {"/f": value}) == applied(fields("f", kind), {"f": value})
 
 
-PERSON = rules.fields("name city", rules.string) | rules.fields(
-    "id", rules.record(rules.fields("open_id union_id", rules.identifier))
+PERSON = fields("name city", kinds.string) | fields(
+    "id", objects.record(fields("open_id union_id", kinds.identifier))
 )
 
 
@@ -279,7 +278,7 @@ def test_objects_of_texts_are_made_uniform(
 ) -> None:
     """There is a short way for those that need nothing; it leads to the same."""
     one = kind == "record"
-    table = rules.fields("p", rules.record(PERSON) if one else rules.array(PERSON))
+    table = fields("p", objects.record(PERSON) if one else objects.array(PERSON))
     found = applied(table, {"p": person if one else [person]})
     place = "/p" if one else "/p/0"
     assert found == (
@@ -290,8 +289,8 @@ def test_objects_of_texts_are_made_uniform(
 
 def test_pointer_tells_the_way_from_the_event() -> None:
     """Also where another item leaves the list: the indexes are those of the input."""
-    items = rules.fields("n", rules.integer)
-    table = rules.fields("o", rules.record(rules.fields("l", rules.array(items))))
+    items = fields("n", kinds.integer)
+    table = fields("o", objects.record(fields("l", objects.array(items))))
     given_list = [{"n": 1}, 2, {"n": "x"}]
     found, findings = applied(table, {"o": {"l": given_list}})
     assert found == {"o": {"l": [{"n": 1}, {"n": None}]}}

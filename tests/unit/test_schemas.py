@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from relay.cli.main import app
 from relay.contract import examples, glossary, schemas
 from relay.contract.normalize import EVENT_TYPES, Router, dead_letter, normalize
-from relay.contract.rules import properties, shapes
+from relay.contract.rules.table import properties, shapes
 from relay.events import DeadLetterReason, Record, StoredEvent, Transport
 from relay.settings.topics import DEAD_LETTER, OTHER
 from tests.fakes import MESSAGE_CREATED

@@ -14,7 +14,7 @@ from relay import clock
 from relay.claims import peers, seeding
 from relay.claims.peers import Peers
 from relay.claims.seeding import Seeding
-from relay.contract.rules import rfc3339
+from relay.contract.rules.values import rfc3339
 from relay.errors import ClaimsAwaitedError, ClaimsUnavailableError, RejectedError, RejectReason
 from relay.events import Outcome, Settlement, StoredEvent
 from relay.journal.journal import Journal
