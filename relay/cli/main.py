@@ -22,8 +22,9 @@ from relay import __version__, settings
 from relay.cli import claims as cli_claims
 from relay.cli import events as cli_events
 from relay.cli import feishu as cli_feishu
+from relay.cli import schema as cli_schema
 from relay.cli.events import ConfigOption
-from relay.cli.say import complain, document, say
+from relay.cli.say import complain, say
 from relay.contract.printable import printable
 from relay.errors import JournalError, RelayError, SettingsError
 from relay.journal import view as journalview
@@ -41,6 +42,7 @@ app = typer.Typer(
 
 app.add_typer(cli_events.app, name="events")
 app.add_typer(cli_claims.app, name="claims")
+app.add_typer(cli_schema.app, name="schema")
 
 #: Exit codes: a thing that failed, and a command or configuration that cannot be understood.
 FAILED, MISUSED = 1, 2
@@ -325,24 +327,6 @@ def tail(
     topics = topic or Router(kafka.topic_prefix, kafka.topics).topics
     records = follow(client_options(kafka), topics, from_beginning=from_beginning)
     _run(show(console(), records, prefix=kafka.topic_prefix, as_json=as_json))
-
-
-@app.command()
-def schema(
-    event_type: Annotated[
-        str, typer.Argument(help="An event type, or `other`; without one: the AsyncAPI document.")
-    ] = "",
-    prefix: Annotated[str, typer.Option(help="The topics' prefix.")] = "feishu.",
-) -> None:
-    """Print the contract for machines: the JSON Schema of an event type's records, or AsyncAPI."""
-    from relay.contract import schemas
-    from relay.contract.normalize import Router
-
-    known = schemas.schemas()
-    if event_type and event_type not in known:
-        raise typer.BadParameter(f"there are: {', '.join(known)}")
-    made = known[event_type] if event_type else schemas.asyncapi(Router(prefix, {}))
-    document(made, indent=2)
 
 
 @app.command()

@@ -1,0 +1,92 @@
+"""`relay schema`: the contract for machines, on standard output or in a schema registry."""
+
+from enum import StrEnum
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from relay.cli.say import document, note, say
+from relay.contract.normalize import Router
+from relay.settings.topics import OTHER
+
+
+class _TypeFirst(TyperGroup):
+    """`relay schema TYPE` is `relay schema print TYPE`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Take what is no command's name for an event type, or an option of `print`."""
+        if not args or args[0] not in {*self.commands, *ctx.help_option_names}:
+            args = ["print", *args]
+        parsed: list[str] = super().parse_args(ctx, args)
+        return parsed
+
+
+class Language(StrEnum):
+    """Whose schema is printed."""
+
+    JSON = "json"
+    CONNECT = "connect"
+    FLINK = "flink"
+    KSQL = "ksql"
+    SQL = "sql"
+
+
+app = typer.Typer(help="The contract for machines.", cls=_TypeFirst)
+PrefixOption = Annotated[str, typer.Option(help="The topics' prefix.")]
+
+
+@app.callback()
+def schema() -> None:
+    """The contract for machines: JSON Schemas, AsyncAPI, and schemas for those who consume it."""
+
+
+@app.command("print")
+def show(
+    event_type: Annotated[
+        str, typer.Argument(help="An event type, or `other`; without one: the AsyncAPI document.")
+    ] = "",
+    prefix: PrefixOption = "feishu.",
+    language: Annotated[
+        Language,
+        typer.Option(
+            "--as", help="JSON Schema, or for Kafka Connect, Flink SQL, ksqlDB, PostgreSQL."
+        ),
+    ] = Language.JSON,
+) -> None:
+    """Print the schema of an event type's records, or the AsyncAPI document of the topics.
+
+    `relay schema TYPE` is the same.
+    """
+    from relay.contract import schemas
+    from relay.contract.kit import sql
+
+    router = Router(prefix, {})
+    known = schemas.schemas()
+    if event_type and event_type not in known:
+        raise typer.BadParameter(f"there are: {', '.join(known)}")
+    if language is Language.JSON:
+        document(known[event_type] if event_type else schemas.asyncapi(router), indent=2)
+    elif not event_type:
+        raise typer.BadParameter(f"--as {language} is for one event type: {', '.join(known)}")
+    elif language is Language.CONNECT:
+        _connect(event_type, router)
+    else:
+        for line in sql.PRINTERS[language](event_type, router).splitlines():
+            say(line)
+
+
+def _connect(event_type: str, router: Router) -> None:
+    from relay.contract.kit import connect, sql
+
+    if event_type == OTHER:
+        raise typer.BadParameter(
+            "the data of `other` has any form, and Kafka Connect no type for that: "
+            "read it with value.converter.schemas.enable=false"
+        )
+    if others := sql.sharing(event_type, router):
+        note(
+            f"{router.topic(event_type)} also has {', '.join(others)}, and Kafka Connect has one"
+            " schema for a topic: give each type a topic of its own (kafka.topics)"
+        )
+    document(connect.schema(event_type))
