@@ -29,6 +29,11 @@ RelayError
 │   ├── ClaimsRefusedError       permanent until repaired: too old, or a wrong password
 │   ├── ClaimsEmptiedError       the store has lost what was in it: bring it in again
 │   └── ClaimsAwaitedError       another replica's past is not in the store: wait for it
+├── RegistryError            a schema registry did not take a schema
+│   ├── RegistryUnavailableError     transient: away, slow or busy
+│   ├── RegistryDeniedError          permanent until repaired: a wrong password, a missing right
+│   ├── RegistryIncompatibleError    its rule does not let this schema follow that one
+│   └── RegistryRefusedError         it takes no such schema, or is no schema registry
 ├── StoppedWorkingError      a part of this process has died, and the rest cannot do without it
 ├── FencedError              another process took over this journal's identity; the process ends
 └── BrokerError              the embedded development broker cannot start
@@ -239,6 +244,41 @@ class ClaimsAwaitedError(ClaimsError):
 
 class ClaimsRefusedError(ClaimsError):
     """Permanent until somebody acts: the store is too old, or refuses this user."""
+
+
+class RegistryError(RelayError):
+    """A schema registry did not take a schema."""
+
+
+class RegistryUnavailableError(RegistryError):
+    """Transient: the registry is away, slow or busy."""
+
+    exit_code = 69
+
+
+class RegistryDeniedError(RegistryError):
+    """Permanent until somebody acts: a wrong password, a missing right."""
+
+    exit_code = 77
+
+
+class RegistryIncompatibleError(RegistryError):
+    """The registry's rule for a subject does not let this schema follow the one that it has."""
+
+    exit_code = 65
+
+    def __init__(self, subject: str, reasons: str) -> None:
+        super().__init__(
+            f"{subject}: by its rule of compatibility the registry does not take this schema after"
+            f" the one that it has{reasons}. The contract grows by new fields: the rule FORWARD"
+            " allows that, BACKWARD does not"
+        )
+
+
+class RegistryRefusedError(RegistryError):
+    """The registry takes no such schema, or what answers is no registry."""
+
+    exit_code = 76
 
 
 class StoppedWorkingError(RelayError):

@@ -2,8 +2,10 @@
 
 from enum import StrEnum
 from typing import Annotated, Any
+from urllib.parse import urlsplit
 
 import typer
+import uvloop
 from typer.core import TyperGroup
 
 from relay.cli.say import document, note, say
@@ -90,3 +92,51 @@ def _connect(event_type: str, router: Router) -> None:
             " schema for a topic: give each type a topic of its own (kafka.topics)"
         )
     document(connect.schema(event_type))
+
+
+@app.command()
+def register(
+    registry: Annotated[str, typer.Option(help="Address of a Confluent-compatible registry.")],
+    user: Annotated[
+        str, typer.Option(envvar="RELAY_REGISTRY_USER", help="Empty: no credentials are sent.")
+    ] = "",
+    password: Annotated[
+        str, typer.Option(envvar="RELAY_REGISTRY_PASSWORD", help="Better in the variable.")
+    ] = "",
+    prefix: PrefixOption = "feishu.",
+) -> None:
+    """Put the JSON Schemas of all values into a schema registry, if it finds all compatible."""
+    uvloop.run(_register(_address(registry), user, password, Router(prefix, {})))
+
+
+def _address(text: str) -> str:
+    """Take an address that can be shown: whoever sees it must not see a password."""
+    try:
+        parts = urlsplit(text)
+        known = parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0
+    except ValueError:
+        known = False
+    if not known:
+        raise typer.BadParameter("--registry is http://HOST:PORT or https://HOST:PORT")
+    if "@" in parts.netloc:
+        raise typer.BadParameter("--registry has no credentials: name them by --user")
+    return text
+
+
+async def _register(url: str, user: str, password: str, router: Router) -> None:
+    """Check all before the first is registered: a registry has no transactions."""
+    import aiohttp
+
+    from relay.cli.registry import Registry
+    from relay.contract import schemas
+
+    subjects = {f"{router.topic(name)}-{name}": one for name, one in schemas.schemas().items()}
+    headers = {}
+    if user:
+        headers["Authorization"] = aiohttp.encode_basic_auth(user, password, "utf-8")
+    async with aiohttp.ClientSession(headers=headers) as session:
+        api = Registry(session, url)
+        for subject, one in subjects.items():
+            await api.check(subject, one)
+        for subject, one in subjects.items():
+            say(f"{subject}: id {await api.register(subject, one)}")

@@ -31,10 +31,12 @@ CONFIGURATION, OPERATIONS, CONTRACT, ARCHITECTURE = (
     for name in ("configuration", "operations", "contract", "architecture")
 )
 PAPERS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("bench/*.md")])
-#: Variables that are no settings: the file's name, and what the tests read.
+#: Variables that are no settings: the file's name, a command's, and what the tests read.
 OTHER_VARIABLES = {
     "RELAY_CONFIG",
     "RELAY_SECRETS_DIR",
+    "RELAY_REGISTRY_USER",
+    "RELAY_REGISTRY_PASSWORD",
     "RELAY_TEST_KAFKA",
     "RELAY_TEST_KAFKA_VERSION",
     "RELAY_SOAK_KILLS",
