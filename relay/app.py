@@ -145,7 +145,7 @@ class Relay:
             stack.push_async_callback(claims.close)
         if spans:
             stack.push_async_callback(spans.close)
-        router = Router(self._settings.kafka.topic_prefix, self._settings.kafka.topics)
+        router = Router(*self._settings.kafka.routes)
         return Dispatcher(journal, self._publisher(router), router, self.metrics, claims, spans)
 
     async def _serve(

@@ -183,7 +183,7 @@ class Record:
     #: Unix time in milliseconds: the event's `received_at`.
     timestamp: int
     reason: DeadLetterReason | None = None
-    #: When Feishu made a ticket's event, RFC 3339 in UTC; None without a ticket or a time.
+    #: When Feishu made the event, RFC 3339 in UTC; None without a time, or a key but its own id.
     created_at: str | None = None
 
 

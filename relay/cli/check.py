@@ -94,7 +94,7 @@ async def _brokers(settings: Settings) -> str:
 
 
 async def _topics(settings: Settings) -> str:
-    router = Router(settings.kafka.topic_prefix, settings.kafka.topics)
+    router = Router(*settings.kafka.routes)
     async with translated():
         missing = await topics.absent(settings.kafka, router.topics)
     if missing and not settings.kafka.create_topics:

@@ -234,7 +234,7 @@ def import_events(
 def _record(stored: StoredEvent, journal: Path | None, config: Path | None) -> dict[str, object]:
     """Give the record that an event becomes, by the topics of the settings or else the defaults."""
     kafka = None if journal else settings.load(config).kafka
-    router = Router(kafka.topic_prefix, kafka.topics) if kafka else Router("feishu.", {})
+    router = Router(*kafka.routes) if kafka else Router("feishu.", {})
     try:
         made = normalize(stored, router)
     except Exception as error:  # noqa: BLE001 - the reader wants to know what went wrong

@@ -324,7 +324,7 @@ def tail(
     from relay.tail import follow, show
 
     kafka = settings.load(config).kafka
-    topics = topic or Router(kafka.topic_prefix, kafka.topics).topics
+    topics = topic or Router(*kafka.routes).topics
     records = follow(client_options(kafka), topics, from_beginning=from_beginning)
     _run(show(console(), records, prefix=kafka.topic_prefix, as_json=as_json))
 

@@ -7,7 +7,7 @@ rules in words are docs/contract.md; Feishu's field names are of its helpdesk ev
 import re
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeAlias
 
 from relay.contract import exactjson
 from relay.contract.identity import identify, text
@@ -16,29 +16,46 @@ from relay.contract.rules import helpdesk
 from relay.contract.rules.table import Findings, apply_table
 from relay.contract.rules.values import Unexpected, rfc3339, to_instant
 from relay.events import DeadLetterReason, Outcome, Record, StoredEvent, Transport
-from relay.settings import topics
+from relay.settings import patterns, topics
+from relay.settings.patterns import Patterns
 from relay.settings.topics import DEAD_LETTER, OTHER
+
+#: Names of fields, from Feishu's `event` down to a value.
+Path: TypeAlias = tuple[str, ...]
 
 EVENT_TYPES = helpdesk.EVENT_TYPES
 _TICKET_PATHS = tuple(known.ticket for known in EVENT_TYPES.values() if known.ticket)
+#: Where a ticket id may stand in a type's events: its own place first, then the other ones.
+_PLACES: dict[str, tuple[Path, ...]] = {
+    name: (known.ticket, *(path for path in _TICKET_PATHS if path != known.ticket))
+    if known.ticket
+    else ()
+    for name, known in EVENT_TYPES.items()
+}
 
 
 class Router:
-    """Names the topic of each record: the defaults, what an operator changed, and the prefix."""
+    """Names topic and key of each record: the defaults, what an operator changed, the prefix."""
 
-    def __init__(self, prefix: str, changes: Mapping[str, str]) -> None:
-        self._topics = topics.names(prefix, changes)
+    def __init__(
+        self, prefix: str, changes: Mapping[str, str], keys: Mapping[str, str] | None = None
+    ) -> None:
+        names = topics.names(prefix, changes)
         #: The topic of dead letters; an event whose type has that name goes where others go.
-        self.dead_letter = self._topics.pop(DEAD_LETTER)
-
-    @property
-    def topics(self) -> list[str]:
-        """Every topic that a record may go to."""
-        return sorted({*self._topics.values(), self.dead_letter})
+        self.dead_letter = names.pop(DEAD_LETTER)
+        #: Every topic that a record may go to.
+        self.topics = sorted({*names.values(), self.dead_letter})
+        self._other = names[OTHER]
+        self._topics = Patterns(names)
+        self._keys = Patterns({name: patterns.path(text) for name, text in (keys or {}).items()})
 
     def topic(self, event_type: str) -> str:
         """Give the topic of an event type."""
-        return self._topics.get(event_type) or self._topics[OTHER]
+        return self._topics.get(event_type) or self._other
+
+    def key_path(self, event_type: str) -> Path:
+        """Give where an operator wants the key to be read; empty: nowhere in particular."""
+        return self._keys.get(event_type) or ()
 
 
 def normalize(stored: StoredEvent, router: Router) -> Record:
@@ -62,8 +79,10 @@ def _event_record(
     origin, created_at = _origin(body)
     app_id, tenant_key = text(origin.get("app_id")), text(origin.get("tenant_key"))
     received_at = rfc3339(stored.received_at)
-    ticket_id = _first_id(event, (known.ticket,) if known else _TICKET_PATHS)
-    key = (_first_id(event, (known.key,)) if known and known.key else ticket_id) or stored.event_id
+    ticket_id = _first_id(event, _PLACES.get(event_type, _TICKET_PATHS))
+    wanted = (router.key_path(event_type), known.key if known else ())
+    found = _first_id(event, wanted) or ticket_id
+    key = found or stored.event_id
     findings: Findings = {}
     value = {
         "event": {
@@ -106,7 +125,7 @@ def _event_record(
         value=exactjson.dumps(value),
         headers=headers,
         timestamp=stored.received_at,
-        created_at=created_at if ticket_id else None,
+        created_at=created_at if found else None,
     )
 
 

@@ -124,14 +124,14 @@ def _configure(
     """Load the settings, and make the topics on a broker that makes none when asked."""
     config = devsettings.load(directory, broker.bootstrap if broker else "", feishu)
     if broker:
-        router = Router(config.kafka.topic_prefix, config.kafka.topics)
+        router = Router(*config.kafka.routes)
         broker.create_topics([*router.topics, journal_topic(config.kafka)])
     return config
 
 
 def _tail(config: Settings, broker: EmbeddedBroker | None) -> Tail:
     """A consumer of all topics; on a real broker it starts at their end."""
-    topics = Router(config.kafka.topic_prefix, config.kafka.topics).topics
+    topics = Router(*config.kafka.routes).topics
     return Tail(client_options(config.kafka), topics, from_beginning=broker is not None)
 
 

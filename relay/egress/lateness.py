@@ -1,19 +1,20 @@
-"""Tells whether an event is older than one of its ticket that this replica has published.
+"""Tells whether an event is older than one of its key that this replica has published.
 
-Pure memory: after a start it knows nothing, and of many tickets it knows the latest ones. So the
-header `relay_late` may be absent on a late event, but is never wrong on one that is in time.
+The key is a ticket's id, or another thing's. Pure memory: after a start it knows nothing, and of
+many tickets and things it knows the latest ones. So the header `relay_late` may
+be absent on a late event, but is never wrong on one that is in time.
 """
 
 from relay.events import Record
 
-#: Tickets to remember, about 300 bytes each; those that moved last.
+#: Tickets and other keys to remember, about 300 bytes each; those that moved last.
 TICKETS = 10_000
 #: On the record of an event that a consumer may take for stale.
 LATE = ("relay_late", b"1")
 
 
 class Lateness:
-    """The latest creation time of each ticket in each topic."""
+    """The latest creation time of each key in each topic."""
 
     def __init__(self, tickets: int = TICKETS) -> None:
         self._tickets = tickets
@@ -26,7 +27,7 @@ class Lateness:
         self._offered.clear()
 
     def late(self, record: Record) -> bool:
-        """Offer a record; say whether a later one of its ticket and topic went before it."""
+        """Offer a record; say whether a later one of its key and topic went before it."""
         if record.created_at is None:
             return False
         place = (record.topic, record.key)

@@ -23,7 +23,7 @@ from pydantic import (
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from relay.errors import SettingsError
-from relay.settings import topics, values
+from relay.settings import patterns, topics, values
 from relay.settings.environment import SECRETS as _SECRETS
 from relay.settings.environment import Environment, named
 from relay.settings.topics import PARTITIONS
@@ -176,8 +176,10 @@ class Kafka(_Section):
     bootstrap_servers: Annotated[str, AfterValidator(values.brokers)]
     delivery: Delivery = Delivery.EXACTLY_ONCE
     topic_prefix: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]*$")] = "feishu."
-    #: Event type, `other` or `dead_letter` → topic name without the prefix.
+    #: Event type, wildcard, `other` or `dead_letter` → topic name without the prefix.
     topics: Annotated[dict[str, str], Field(validate_default=True)] = {}
+    #: Event type or wildcard → where the record's key stands, from Feishu's `event`.
+    keys: dict[str, str] = {}
     create_topics: bool = True
     partitions: Count = PARTITIONS
     #: -1 is the broker's own default.
@@ -197,6 +199,11 @@ class Kafka(_Section):
         """The bootstrap servers."""
         return values.endpoints(self.bootstrap_servers, values.KAFKA_PORT)
 
+    @property
+    def routes(self) -> tuple[str, dict[str, str], dict[str, str]]:
+        """What decides where an event goes, and by which key: prefix, topics, keys."""
+        return self.topic_prefix, self.topics, self.keys
+
     @field_validator("topics")
     @classmethod
     def _distinct(cls, changes: dict[str, str], before: ValidationInfo) -> dict[str, str]:
@@ -204,6 +211,13 @@ class Kafka(_Section):
         if found := list(topics.mistakes(before.data.get("topic_prefix", ""), changes)):
             raise ValueError("\n".join(found))
         return changes
+
+    @field_validator("keys")
+    @classmethod
+    def _paths(cls, keys: dict[str, str]) -> dict[str, str]:
+        if found := list(patterns.path_mistakes(keys, topics.NO_TYPES)):
+            raise ValueError("\n".join(found))
+        return keys
 
     @field_validator("sasl_password")
     @classmethod

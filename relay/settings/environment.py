@@ -109,7 +109,10 @@ class Environment:
     def _set_whole(self, path: Place, text: str) -> None:
         """Set a section or a table, which is written as JSON."""
         try:
-            value = json.loads(text)
+            value = json.loads(text, object_pairs_hook=_each_once)
+        except _TwiceError as error:
+            self.findings.append(f"{named(path)}: {error}")
+            return
         except (ValueError, RecursionError):
             value = None
         if isinstance(value, dict):
@@ -159,6 +162,18 @@ class Environment:
     def _empty(self, path: str, name: str) -> str:
         self.findings.append(f"{path}: is empty, but {name.upper()} asks for a secret")
         return _UNREAD
+
+
+class _TwiceError(Exception):
+    """A JSON object has a name twice, and a reader would take the last."""
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> Tree:
+    names = [name for name, _ in pairs]
+    for name in names:
+        if names.count(name) > 1:
+            raise _TwiceError(f'"{name}" stands in it twice')
+    return dict(pairs)
 
 
 def named(path: Place) -> str:

@@ -3,8 +3,12 @@
 import re
 from collections.abc import Iterator, Mapping
 
+from relay.settings import patterns
+
 OTHER = "other"
 DEAD_LETTER = "dead_letter"
+#: Names in the tables that are no event types.
+NO_TYPES = (OTHER, DEAD_LETTER)
 #: Event type, `other` or `dead_letter` → topic, without the prefix.
 DEFAULTS: Mapping[str, str] = {
     "helpdesk.ticket_message.created_v1": "helpdesk.ticket_message",
@@ -24,12 +28,18 @@ _KAFKAS_OWN = {"__consumer_offsets", "__transaction_state", "__share_group_state
 
 
 def names(prefix: str, changes: Mapping[str, str]) -> dict[str, str]:
-    """Give each event type's topic, and those of `other` and `dead_letter`, whole."""
-    return {event_type: prefix + topic for event_type, topic in ({**DEFAULTS, **changes}).items()}
+    """Give each event type's topic, and those of `other` and `dead_letter`, whole.
+
+    A wildcard is an operator's own word, so it goes before the defaults.
+    """
+    wildcards = patterns.Patterns({name: 1 for name in changes if patterns.is_wildcard(name)})
+    kept = {name: topic for name, topic in DEFAULTS.items() if not wildcards.get(name)}
+    return {event_type: prefix + topic for event_type, topic in ({**kept, **changes}).items()}
 
 
 def mistakes(prefix: str, changes: Mapping[str, str]) -> Iterator[str]:
     """Say what is wrong with the names, by event type."""
+    yield from patterns.mistakes(changes)
     topics = names(prefix, changes)
     for event_type, topic in (*topics.items(), ("the journal topic", prefix + JOURNAL)):
         if problem := _problem(topic if changes.get(event_type, topic) else ""):

@@ -193,7 +193,7 @@ claims:
 drain: {delay: 6s, timeout: 26s}
 settings:
   feishu_url: https://open.larksuite.com
-  kafka: {topics: {other: unsorted}, timeout: 20s}
+  kafka: {topics: {other: unsorted, im.*: chats}, keys: {im.*: chat_id}, timeout: 20s}
   claims: {key_prefix: "desk:", ca_file: /etc/ca.pem, timeout: 1s}
   webhook: {host: 127.0.0.1, port: 8081, max_body_bytes: 2MiB, read_timeout: 5s}
   admin: {host: "::", port: 9091}
@@ -293,6 +293,17 @@ REFUSED = [
             ("kafka.topics", {"other": "a b"}),
             ("kafka.topics", {"other": ""}),
             ("kafka.topics", {"other": "x" * 250}),
+            ("kafka.topics", {"im.*": "a b"}),
+            ("kafka.topics", {"im.*": "relay_journal"}),
+            ("kafka.topics", {"*": "all"}),
+            ("kafka.topics", {"im*": "im"}),
+            ("kafka.topics", {"im.*.x": "im"}),
+            ("kafka.topics", {"im.*": "im", "IM.*": "im"}),
+            ("kafka.keys", {"im.x_v1": ""}),
+            ("kafka.keys", {"im.x_v1": "a..b"}),
+            ("kafka.keys", {"im.*": "mentions[0]"}),
+            ("kafka.keys", {"other": "a"}),
+            ("kafka.keys", {"i m.x": "a"}),
         )
     ),
     ("apps.hr_.encryptKey", None, "k"),
@@ -309,6 +320,12 @@ TAKEN = [
     ("kafka.topicPrefix", "KAFKA__TOPIC_PREFIX", "p" * 226),
     ("drain.delay", "DRAIN__DELAY", "1.5m"),
     ("settings.kafka.topics", "KAFKA__TOPICS", {"im.x_v1": "helpdesk.ticket", "other": "rest"}),
+    (
+        "settings.kafka.topics",
+        "KAFKA__TOPICS",
+        {"helpdesk.*": "desk", "im.*": "im", "im.message.*": "helpdesk_ticket"},
+    ),
+    ("settings.kafka.keys", "KAFKA__KEYS", {"im.*": "chat_id", "im.x_v1": "message.chat_id"}),
     ("settings.journal.max_bytes", "JOURNAL__MAX_BYTES", "4 GiB"),
     ("apps._hr.encryptKey", None, "k"),
 ]

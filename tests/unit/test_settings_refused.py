@@ -1,5 +1,6 @@
 """Settings that are wrong are wrong at start: all at once, a line each, nothing of a secret."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -388,6 +389,120 @@ def test_topics_are_what_kafka_takes_and_each_for_itself(
 ) -> None:
     monkeypatch.setenv("RELAY_KAFKA__TOPIC_PREFIX", "")
     assert named in refused("KAFKA__TOPICS", changes, monkeypatch)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["*", "im*", "*.im", "im.*.x_v1", "im.**", "im.*.*", ".*", "", " ", "im. *", "im.", ".x"],
+)
+@pytest.mark.parametrize(("table", "value"), [("topics", "im"), ("keys", "chat_id")])
+def test_one_wildcard_stands_behind_the_last_dot(
+    name: str, table: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line = refused(f"KAFKA__{table.upper()}", json.dumps({name: value}), monkeypatch)
+    assert "one wildcard behind its last dot: as im.*" in line
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        ('"im.*": "a", "IM.*": "a"', "im.* and IM.* are alike"),
+        ('"leave_approvalV2": "a", "leave_approvalv2": "b"', "are alike"),
+        ('"im.*": "a", "im.*": "b"', '"im.*" stands in it twice'),
+        ('"im.x_v1": "a", "im.x_v1": "a"', '"im.x_v1" stands in it twice'),
+    ],
+)
+@pytest.mark.parametrize("table", ["TOPICS", "KEYS"])
+def test_two_patterns_alike_are_a_mistake(
+    names: str, said: str, table: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which of them holds would be a guess."""
+    assert said in refused(f"KAFKA__{table}", "{" + names + "}", monkeypatch)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "twice"),
+    [
+        ("WEBHOOK", '{"port": 81, "port": 82}', "port"),
+        ("KAFKA", '{"topics": {}, "topics": {"other": "x"}}', "topics"),
+        ("KAFKA", '{"topics": {"other": "x", "other": "x"}}', "other"),
+        ("APPS__DEFAULT", '{"app_id": "a", "app_id": "b"}', "app_id"),
+    ],
+)
+def test_nothing_stands_twice_in_a_section_of_json(
+    name: str, value: str, twice: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A reader of JSON takes the last, and the first is lost without a word."""
+    assert f'"{twice}" stands in it twice' in refused(name, value, monkeypatch)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ('{"im.*": "a b"}', "im.*: a topic's name has letters"),
+        ('{"im.*": "im.*"}', "im.*: a topic's name has letters"),
+        ('{"im.*": ""}', "at least one"),
+        ('{"im.*": ".."}', "Kafka takes no topic"),
+        ('{"im.*": "' + "x" * 250 + '"}', "249"),
+        ('{"im.*": "__transaction_state"}', "Kafka's own"),
+        ('{"im.*": "relay_journal"}', "journal's own"),
+        ('{"im.*": "dead_letter"}', "im.* and dead_letter share"),
+        ('{"im.*": "dead.letter"}', "differ in `.` and `_` only"),
+        ('{"im.*": "a.b", "drive.*": "a_b"}', "im.* and drive.* have topics"),
+    ],
+)
+def test_topic_of_a_wildcard_is_what_kafka_takes(
+    changes: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RELAY_KAFKA__TOPIC_PREFIX", "")
+    assert said in refused("KAFKA__TOPICS", changes, monkeypatch)
+
+
+def test_topic_that_no_type_has_any_more_is_in_nobodys_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A wildcard of the operator's goes before the defaults."""
+    changes = {"helpdesk.*": "helpdesk_ticket"}
+    loaded = load(monkeypatch, {"RELAY_KAFKA__TOPICS": json.dumps(changes)})
+    assert Router(*loaded.kafka.routes).topics == [
+        "feishu.dead_letter",
+        "feishu.helpdesk_ticket",
+        "feishu.other",
+    ]
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["", " ", ".", "a.", ".a", "a..b", "a b", "a.*", "*", "mentions[0].id", "a\tb", "a. b"],
+)
+@pytest.mark.parametrize("name", ["im.message.receive_v1", "im.*"])
+def test_path_of_a_key_names_fields(path: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    line = refused("KAFKA__KEYS", json.dumps({name: path}), monkeypatch)
+    assert f"{name}: a path names fields below `event`" in line
+
+
+@pytest.mark.parametrize("name", ["other", "dead_letter"])
+def test_key_needs_an_event_type(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "is no event type" in refused("KAFKA__KEYS", json.dumps({name: "a"}), monkeypatch)
+
+
+@pytest.mark.parametrize("value", ["[]", "1", '{"im.*": 1}', '{"im.*": ["a", "b"]}'])
+def test_key_is_a_path_as_text(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    refused("KAFKA__KEYS", value, monkeypatch)
+
+
+def test_keys_can_be_set_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a file, as one JSON object, and each by a variable of its own."""
+    found = load(
+        monkeypatch,
+        {
+            "RELAY_KAFKA__KEYS": '{"im.*": "chat_id", "leave_approvalV2": "instance_code"}',
+            "RELAY_KAFKA__KEYS__IM.MESSAGE.RECEIVE_V1": "message.chat_id",
+        },
+    )
+    assert found.kafka.keys == {
+        "im.*": "chat_id",
+        "leave_approvalV2": "instance_code",
+        "im.message.receive_v1": "message.chat_id",
+    }
 
 
 def test_prefix_alone_is_no_topic(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -111,15 +111,23 @@ helpdeskToken: HELPDESK_TOKEN
 {{- mustMergeOverwrite $settings (deepCopy .Values.settings) | toJson -}}
 {{- end }}
 
-{{- /* Event type, `other` and `dead_letter` with their topics, without the prefix, as JSON. */}}
+{{- /* Event type, wildcard, `other` and `dead_letter` with their topics, without the prefix, as JSON. */}}
 {{- define "relay.topics" -}}
-{{- $kafka := (include "relay.settings" . | fromJson).kafka -}}
-{{- merge (default dict $kafka.topics | deepCopy) (dict
+{{- $given := default dict (include "relay.settings" . | fromJson).kafka.topics -}}
+{{- $topics := deepCopy $given -}}
+{{- range $type, $topic := dict
   "helpdesk.ticket_message.created_v1" "helpdesk.ticket_message"
   "helpdesk.ticket.created_v1" "helpdesk.ticket"
   "helpdesk.ticket.updated_v1" "helpdesk.ticket"
   "helpdesk.notification.approve_v1" "helpdesk.notification"
-  "other" "other" "dead_letter" "dead_letter") | toJson -}}
+  "other" "other" "dead_letter" "dead_letter" -}}
+{{- $named := hasKey $given $type -}}
+{{- range $name, $_ := $given -}}
+{{- if and (hasSuffix ".*" $name) (hasPrefix (trimSuffix "*" $name) $type) }}{{ $named = true }}{{ end -}}
+{{- end -}}
+{{- if not $named }}{{ $_ := set $topics $type $topic }}{{ end -}}
+{{- end -}}
+{{- $topics | toJson -}}
 {{- end }}
 
 {{- /* Says yes to a `host:port` that relay takes; the port may be left out. */}}
