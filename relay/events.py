@@ -126,6 +126,13 @@ class Challenge:
     value: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Interaction:
+    """Taken, and a person waits for what Feishu makes of the answer, which is to be `{}`."""
+
+    outcome: Outcome
+
+
 @value
 class Callback:
     """An authentic delivery with the identity under which it is deduplicated."""

@@ -7,6 +7,9 @@ from relay.events import DeadLetterReason
 
 #: Characters of an event id at most; it is the key of a dead letter, which must fit into a record.
 LONGEST_ID = 512
+#: What types of Feishu's callbacks begin with: a card's button, a link's preview. It shows its user
+#: what the answer holds, and an error for every answer that it cannot read.
+_INTERACTIVE = ("card.", "url.")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -27,6 +30,11 @@ def identify(body: Any) -> tuple[str | None, str | None, DeadLetterReason | None
     if not isinstance(event, dict):
         return event_id, event_type, DeadLetterReason.NOT_AN_OBJECT
     return event_id, event_type, None if event_type else DeadLetterReason.NO_EVENT_TYPE
+
+
+def interactive(event_type: str) -> bool:
+    """Whether a person waits for the answer to a callback of this type."""
+    return event_type.startswith(_INTERACTIVE)
 
 
 def text(value: Any) -> str | None:

@@ -14,7 +14,7 @@ from relay.contract.identity import identify, text
 from relay.contract.printable import header, segment
 from relay.contract.rules import helpdesk
 from relay.contract.rules.table import Findings, apply_table
-from relay.contract.rules.values import Unexpected, rfc3339, to_instant
+from relay.contract.rules.values import Unexpected, rfc3339, to_instant, to_milliseconds
 from relay.events import DeadLetterReason, Outcome, Record, StoredEvent, Transport
 from relay.settings import patterns, topics
 from relay.settings.patterns import Patterns
@@ -187,11 +187,16 @@ def _origin(body: dict[str, Any]) -> tuple[dict[str, Any], str | None]:
 
 
 def _created_at(ts: Any) -> str | None:
-    """Read the time of schema 1.0, seconds with a fraction; zero is none, as in `to_instant`."""
-    match = re.fullmatch(r"([0-9]{1,11})(?:\.([0-9]{1,15}))?", str(ts))
+    """Read the time of schema 1.0, seconds with a fraction; zero is none, as in `to_instant`.
+
+    So many digits that they are milli- or microseconds need no fraction.
+    """
+    match = re.fullmatch(r"([0-9]{1,17})(?:\.([0-9]{1,15}))?", str(ts))
     if not match:
         return None
-    milliseconds = int(match[1]) * 1000 + int(((match[2] or "") + "000")[:3])
+    milliseconds = to_milliseconds(int(match[1]))
+    if milliseconds == int(match[1]) * 1000:
+        milliseconds += int(((match[2] or "") + "000")[:3])
     return rfc3339(milliseconds) if milliseconds else None
 
 

@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 from relay.contract import exactjson
 from relay.contract.identity import identify
+from relay.contract.rules.values import to_milliseconds
 from relay.errors import RejectedError, RejectReason
 from relay.events import Callback, Challenge, DeadLetterReason, RawCallback, Transport
 from relay.journal.retention import Retention
@@ -26,7 +27,8 @@ from relay.observe import traces
 #: Bytes of an unsigned body that is looked into: a URL verification has some 300.
 LARGEST_CHALLENGE = 8192
 _BLOCK = 16
-_SECONDS = re.compile(r"[0-9]{1,12}")
+#: Seconds, milli- or microseconds since 1970.
+_TIME = re.compile(r"[0-9]{1,17}")
 #: A token as it stands in JSON. A text that quotes JSON has a backslash before each quote.
 _TOKEN = re.compile(rb'"token"[ \t\r\n]*:[ \t\r\n]*"([^"\\]{1,512})"')
 #: Of one body, that are compared.
@@ -162,11 +164,9 @@ def _challenge(body: Any) -> bool:
 
 def _check_age(raw: RawCallback) -> None:
     """Refuse what Feishu cannot have sent now."""
-    if not _SECONDS.fullmatch(raw.timestamp):
-        raise RejectedError(
-            RejectReason.STALE, "the request's timestamp is not a number of seconds"
-        )
-    if Retention.stale(int(raw.timestamp) * 1000, raw.received_at):
+    if not _TIME.fullmatch(raw.timestamp):
+        raise RejectedError(RejectReason.STALE, "the request's timestamp is not a time")
+    if Retention.stale(to_milliseconds(int(raw.timestamp)), raw.received_at):
         raise RejectedError(RejectReason.STALE, "the request's timestamp is too old or ahead")
 
 

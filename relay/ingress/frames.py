@@ -3,6 +3,7 @@
 One binary WebSocket message is one Frame. Rules: what the four official SDKs agree on.
 """
 
+from base64 import b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -56,14 +57,16 @@ def control(kind: str, service: int, payload: bytes = b"") -> bytes:
     return frame.SerializeToString()
 
 
-def acknowledgement(frame: Frame, code: int, milliseconds: int) -> bytes:
+def acknowledgement(frame: Frame, code: int, milliseconds: int, answer: bytes = b"") -> bytes:
     """Answer a data frame: the frame itself, `biz_rt` behind its headers, another payload.
 
-    Nothing else may change: Feishu finds the waiting delivery by ids and headers of its own. The
-    frame is used up by this.
+    `answer` is a JSON document that Feishu shows its user, sent in base64 as the SDKs do. Nothing
+    else may change: Feishu finds the waiting delivery by ids and headers of its own. The frame is
+    used up by this.
     """
     frame.headers.add(key="biz_rt", value=str(milliseconds))
-    frame.payload = b'{"code":%d}' % code
+    data = b',"data":"%b"' % b64encode(answer) if answer else b""
+    frame.payload = b'{"code":%d%b}' % (code, data)
     return frame.SerializeToString()
 
 

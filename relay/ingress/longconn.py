@@ -26,6 +26,7 @@ from relay.errors import (
 from relay.events import (
     Challenge,
     IgnoredReason,
+    Interaction,
     LostReason,
     Outcome,
     RawCallback,
@@ -62,11 +63,13 @@ REFUSED_WAIT = 120.0
 _MOST_DOUBLINGS = 6
 
 _ACCEPTED, _FAILED = 200, 500
+#: To a card's button or a link's preview: nothing to show, and no error.
+_NOTHING = b"{}"
 _SERVICE = re.compile("[0-9]{1,10}")
 #: What Feishu's servers say in the headers of a refused handshake.
 _STATUS, _MESSAGE, _DETAIL = "Handshake-Status", "Handshake-Msg", "Handshake-Autherrcode"
 
-Accept = Callable[[RawCallback], Awaitable[Outcome | Challenge]]
+Accept = Callable[[RawCallback], Awaitable[Outcome | Challenge | Interaction]]
 
 
 class LongConnection:
@@ -351,24 +354,26 @@ class _Connection:
             body=payload,
             received_at=int(time.time() * 1000),
         )
-        code = _FAILED
+        code, answer = _FAILED, b""
         try:
-            await self._accept(raw)
-            code = _ACCEPTED
+            outcome = await self._accept(raw)
+            code, answer = _ACCEPTED, _NOTHING if isinstance(outcome, Interaction) else b""
         except RejectedError as rejection:
             self._metrics.rejected(self._app, rejection.reason)
         except Exception as error:  # noqa: BLE001 - the last resort: answered, logged and counted
             self._log.warning("request_failed", error=type(error).__name__)
             self._metrics.rejected(self._app, RejectReason.INTERNAL_ERROR)
-        await self._acknowledge(frame, code, started)
+        await self._acknowledge(frame, code, started, answer)
         if code == _ACCEPTED:
             self._metrics.accept_seconds.observe(time.perf_counter() - started)
 
-    async def _acknowledge(self, frame: Frame, code: int, started: float) -> None:
+    async def _acknowledge(
+        self, frame: Frame, code: int, started: float, answer: bytes = b""
+    ) -> None:
         """Answer; if nobody is there any more, Feishu sends the event again."""
         milliseconds = int((time.perf_counter() - started) * 1000)
         with suppress(ConnectionError, aiohttp.ClientError):
-            await self._socket.send_bytes(frames.acknowledgement(frame, code, milliseconds))
+            await self._socket.send_bytes(frames.acknowledgement(frame, code, milliseconds, answer))
 
     def _count_lost(self) -> None:
         """Say that messages were given up of which parts are missing."""

@@ -2,11 +2,17 @@
 
 from collections.abc import Mapping
 
+from relay.contract.identity import interactive
 from relay.errors import RejectedError, RejectReason
-from relay.events import Challenge, Outcome, RawCallback
+from relay.events import Challenge, Interaction, Outcome, RawCallback
 from relay.ingress import authentic
 from relay.journal.journal import Journal
 from relay.settings import App
+
+_NO_APP = (
+    "no app of this name is configured: /webhook/event is the app named default, "
+    "/webhook/event/NAME each other one"
+)
 
 
 class Pipeline:
@@ -23,17 +29,18 @@ class Pipeline:
             for name, app in apps.items()
         }
 
-    async def accept(self, raw: RawCallback) -> Outcome | Challenge:
+    async def accept(self, raw: RawCallback) -> Outcome | Challenge | Interaction:
         """Take a delivery: its outcome once it is on disk, or the challenge to echo.
 
         Raises RejectedError if it must not or cannot be taken.
         """
         credentials = self._credentials.get(raw.app)
         if credentials is None:
-            raise RejectedError(RejectReason.UNKNOWN_APP, "no app of this name is configured")
+            raise RejectedError(RejectReason.UNKNOWN_APP, _NO_APP)
         callback = authentic.open(raw, credentials)
         if isinstance(callback, Challenge):
             return callback
         if self.journal is None:
             raise RejectedError(RejectReason.JOURNAL_UNAVAILABLE, "the journal's volume is full")
-        return await self.journal.add(callback)
+        outcome = await self.journal.add(callback)
+        return Interaction(outcome=outcome) if interactive(callback.event_type) else outcome

@@ -4,6 +4,7 @@ Nothing here looks into a body. Feishu gives 3 seconds in all and counts only a 
 """
 
 import asyncio
+import re
 import resource
 import time
 from collections.abc import Awaitable, Callable, Collection
@@ -18,7 +19,7 @@ from multidict import istr
 
 from relay.contract import exactjson
 from relay.errors import RejectedError, RejectReason
-from relay.events import Challenge, Outcome, RawCallback, Transport
+from relay.events import Challenge, Interaction, Outcome, RawCallback, Transport
 from relay.observe.metrics import Metrics
 from relay.settings import Webhook
 
@@ -42,8 +43,12 @@ SHUTDOWN_TIMEOUT = 5
 _TIMESTAMP, _NONCE = istr("X-Lark-Request-Timestamp"), istr("X-Lark-Request-Nonce")
 _SIGNATURE = istr("X-Lark-Signature")
 _TRACEPARENT = istr("traceparent")
+#: What the absolute form of a request's target has before its path.
+_ORIGIN = re.compile(r"\A[A-Za-z][A-Za-z0-9+.-]*://[^/?#]*")
 _JSON = {hdrs.CONTENT_TYPE: "application/json", hdrs.SERVER: "relay"}
 _SUCCESS = b'{"msg":"success"}'
+#: To a card's button or a link's preview: nothing to show, and no error.
+_NOTHING = b"{}"
 
 #: Refusals after which the rest of a body may still be on its way.
 _LEFT_UNREAD = frozenset(
@@ -55,7 +60,7 @@ _LEFT_UNREAD = frozenset(
     }
 )
 
-Accept = Callable[[RawCallback], Awaitable[Outcome | Challenge]]
+Accept = Callable[[RawCallback], Awaitable[Outcome | Challenge | Interaction]]
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 
@@ -138,6 +143,8 @@ class WebhookServer:
             self._metrics.accept_seconds.observe(time.perf_counter() - started)
             if isinstance(outcome, Challenge):
                 return _json(exactjson.dumps({"challenge": outcome.value}))
+            if isinstance(outcome, Interaction):
+                return self._parting(_json(_NOTHING))
             if _is_plain(request) and not self._leaving:
                 return self._success
             return self._parting(_json(_SUCCESS))
@@ -156,9 +163,12 @@ class WebhookServer:
             response.force_close()
         return response
 
-    async def _receive(self, request: web.BaseRequest, app: str | None) -> Outcome | Challenge:
+    async def _receive(
+        self, request: web.BaseRequest, app: str | None
+    ) -> Outcome | Challenge | Interaction:
         if app is None:
-            raise RejectedError(RejectReason.UNKNOWN_PATH, "there is nothing at this path")
+            detail = f"there is nothing at this path: events go to {PATH}, or to {PATH}/NAME"
+            raise RejectedError(RejectReason.UNKNOWN_PATH, detail)
         if request.method != hdrs.METH_POST:
             raise RejectedError(RejectReason.METHOD, "only POST is answered here")
         if self._draining:
@@ -217,15 +227,16 @@ class WebhookServer:
             raise RejectedError(RejectReason.TOO_LARGE, detail)
 
 
-def _app(path: str) -> str | None:
-    """Name the app that a request's target means."""
-    if path == PATH:
+def _app(target: str) -> str | None:
+    """Name the app that a request's target means, in whatever form a proxy has written it."""
+    if target == PATH:
         return DEFAULT_APP
-    path = path.partition("?")[0]
-    if path == PATH:
-        return DEFAULT_APP
-    name = path.removeprefix(PATH + "/")
-    return name if name != path and name and "/" not in name else None
+    path = re.split("[?#]", _ORIGIN.sub("", target), maxsplit=1)[0]
+    parts = [part for part in path.split("/") if part]
+    if not path.startswith("/") or parts[:2] != PATH.split("/")[1:]:
+        return None
+    names = parts[2:] or [DEFAULT_APP]
+    return names[0] if len(names) == 1 else None
 
 
 class _Success(web.StreamResponse):

@@ -122,6 +122,35 @@ async def test_event_is_acknowledged_with_its_own_frame(place: Place) -> None:
     assert unknown in ack.SerializeToString()
 
 
+@pytest.mark.parametrize("event_type", ["card.action.trigger", "url.preview.get", "card.x"])
+@pytest.mark.parametrize("schema", ["1.0", "2.0"])
+async def test_callback_of_a_card_is_answered_with_nothing_to_show(
+    event_type: str, schema: str, place: Place
+) -> None:
+    """`{}` in base64, as the SDKs answer: any other data is an error to whoever has clicked."""
+    body: dict[str, Any] = fakes.payload("e-1", event_type=event_type, token="", event={})
+    if schema == "1.0":
+        body = {"uuid": "e-1", "event": {"type": event_type}}
+    for times in (1, 2):
+        await place.feishu.push(data(json.dumps(body).encode(), "e-1"))
+        await until(lambda: len(place.feishu.acks) == times)  # noqa: B023 - at once
+    assert {ack.payload for ack in place.feishu.acks} == {b'{"code":200,"data":"e30="}'}
+    (stored,) = await place.journal.pending(10, 2**20)
+    assert (stored.event_id, stored.event_type) == ("e-1", event_type)
+
+
+async def test_callback_that_cannot_be_taken_has_no_answer(tmp_path: Path, feishu: Gateway) -> None:
+    async def accept(_: RawCallback) -> Outcome | Challenge:
+        raise RejectedError(RejectReason.JOURNAL_FULL, "full")
+
+    async with connecting(tmp_path, feishu, accept) as place:
+        await place.connected()
+        body = fakes.payload("e-1", event_type="card.action.trigger", token="")
+        await feishu.push(data(json.dumps(body).encode(), "e-1"))
+        await until(lambda: feishu.acks)
+    assert feishu.acks[0].payload == b'{"code":500}'
+
+
 async def test_ids_above_two_to_the_63rd_are_exact(place: Place) -> None:
     sent = event("e-1")
     sent.seq_id, sent.log_id = 2**64 - 1, 2**63 + 1

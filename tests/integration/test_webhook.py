@@ -17,7 +17,7 @@ from structlog.testing import capture_logs
 
 from relay.contract.normalize import Router, normalize
 from relay.errors import RejectedError, RejectReason
-from relay.events import Challenge, DeadLetterReason, Outcome, RawCallback
+from relay.events import Challenge, DeadLetterReason, Interaction, Outcome, RawCallback
 from relay.ingress import webhook as webhook_module
 from relay.ingress.pipeline import Pipeline
 from relay.ingress.webhook import WebhookServer
@@ -309,11 +309,121 @@ async def test_refused_request_says_why_and_leaves_nothing(case: str, place: Pla
 
 
 @pytest.mark.parametrize(
-    "path", ["/", "/webhook", "/webhook/event/", "/webhook/event/a/b", "/Webhook/event", "/metrics"]
+    "path",
+    [
+        "/",
+        "//",
+        "/webhook",
+        "/webhook/",
+        "/webhook/event/a/b",
+        "/Webhook/event",
+        "/webhook/events",
+        "/webhookevent",
+        "/a/webhook/event",
+        "/metrics",
+        "/?/webhook/event",
+        "http://relay",
+        "http://relay/",
+        "http://relay?/webhook/event",
+        "http://webhook/event",
+        "http://relay/webhook/event/a/b",
+    ],
 )
 async def test_other_path_is_unknown(path: str, place: Place) -> None:
+    """And the answer names the right one: somebody has typed it into Feishu's console."""
     answer = await post(place.port, b"{}", path=path)
     assert (answer.status, answer.json["error"]) == (404, "unknown_path")
+    assert "/webhook/event, or to /webhook/event/NAME" in answer.json["detail"]
+
+
+FORMS = [
+    "/webhook/event{}",
+    "/webhook/event{}/",
+    "/webhook/event{}///",
+    "//webhook/event{}",
+    "/webhook//event{}",
+    "///webhook//event{}//",
+    "/webhook/event{}?a=b",
+    "/webhook/event{}/?next=/a/b",
+    "http://relay/webhook/event{}",
+    "http://relay:8080/webhook/event{}/",
+    "https://relay//webhook//event{}",
+    "HTTP://relay/webhook/event{}?a=http://b/c",
+]
+
+
+@pytest.mark.parametrize("form", FORMS)
+async def test_each_form_of_a_url_is_the_same_path(form: str, place: Place) -> None:
+    """As proxies rewrite it, and people type it."""
+    body = encrypt(as_json(payload("e-1")))
+    answer = await post(place.port, body, sign(body), path=form.format(""))
+    assert (answer.status, answer.json) == (200, SUCCESS)
+    plain = as_json(payload("e-1"))
+    answer = await post(
+        place.port, plain, path=form.format("//plain" if "//w" in form else "/plain")
+    )
+    assert (answer.status, answer.json) == (200, SUCCESS)
+    assert [one.app for one in await place.journal.pending(10, 2**20)] == ["default", "plain"]
+
+
+CALLBACKS = ["card.action.trigger", "url.preview.get", "card.x", "url.y_v2"]
+
+
+@pytest.mark.parametrize("event_type", CALLBACKS)
+@pytest.mark.parametrize("schema", ["1.0", "2.0"])
+async def test_callback_of_a_card_is_answered_with_nothing_to_show(
+    event_type: str, schema: str, place: Place
+) -> None:
+    """Any other body is an error to the person who has clicked; Feishu's repeat gets the same."""
+    body: dict[str, Any] = payload("e-1", event_type=event_type, event={"token": "c-1"})
+    if schema == "1.0":
+        body = {"uuid": "e-1", "token": TOKEN, "event": {"type": event_type, "token": "c-1"}}
+    sealed = encrypt(as_json(body))
+    for _ in range(2):
+        answer = await post(place.port, sealed, sign(sealed))
+        assert (answer.status, answer.body) == (200, b"{}")
+        assert answer.headers["content-type"] == "application/json"
+        plain = await post(place.port, as_json(body), path=EVENT + "/plain")
+        assert (plain.status, plain.body) == (200, b"{}")
+    stored = await place.journal.pending(10, 2**20)
+    records = [normalize(one, Router("feishu.", {"card.*": "cards"})) for one in stored]
+    assert [one.event_type for one in stored] == [event_type] * 2
+    expected = "feishu.cards" if event_type.startswith("card") else "feishu.other"
+    assert {(one.outcome, one.topic) for one in records} == {(Outcome.PUBLISHED, expected)}
+
+
+@pytest.mark.parametrize(
+    "event_type",
+    ["card", "url", "cards.x", "urls.x", "im.card.x", "Card.action.trigger", "drive.file.edit_v1"],
+)
+async def test_other_types_are_answered_as_ever(event_type: str, place: Place) -> None:
+    body = encrypt(as_json(payload("e-1", event_type=event_type)))
+    answer = await post(place.port, body, sign(body))
+    assert (answer.status, answer.json) == (200, SUCCESS)
+
+
+async def test_callback_of_which_no_event_can_be_made_shows_no_error_either(place: Place) -> None:
+    """It is a dead letter; whoever has clicked cannot help it."""
+    for body in (
+        payload("", event_type="card.action.trigger"),
+        payload("e-2", event_type="card.action.trigger") | {"event": []},
+    ):
+        sealed = encrypt(as_json(body))
+        answer = await post(place.port, sealed, sign(sealed))
+        assert (answer.status, answer.body) == (200, b"{}")
+    assert len(await pending(place)) == 2
+
+
+async def test_callback_that_cannot_be_taken_is_told_so() -> None:
+    """`{}` means: on disk. The person may click again."""
+    body = encrypt(as_json(payload("e-1", event_type="card.action.trigger")))
+    accept = Pipeline(APPS, None).accept
+    webhook = WebhookServer(Webhook(host="127.0.0.1", port=0), APPS, accept, Metrics())
+    try:
+        answer = await post(await webhook.start(), body, sign(body))
+    finally:
+        await webhook.stop()
+    assert (answer.status, answer.json["error"]) == (503, "journal_unavailable")
 
 
 @pytest.mark.parametrize("name", ["nobody", "%2e%2e", "a%2Fb", "x" * 1000])
@@ -321,6 +431,8 @@ async def test_other_app_is_unknown(name: str, place: Place) -> None:
     """Its name becomes no label: a stranger cannot make metrics grow."""
     answer = await post(place.port, b"{}", path=f"{EVENT}/{name}")
     assert answer.status == 404
+    assert "/webhook/event is the app named default" in answer.json["detail"]
+    assert name not in answer.json["detail"]
     assert {""} == {app for app, _ in rejections(place)}
 
 
@@ -598,7 +710,7 @@ async def test_delivery_on_its_way_to_the_disk_keeps_its_connection(place: Place
     stored = asyncio.Event()
     accept = place.webhook._accept
 
-    async def slow(raw: RawCallback) -> Outcome | Challenge:
+    async def slow(raw: RawCallback) -> Outcome | Challenge | Interaction:
         await stored.wait()
         return await accept(raw)
 

@@ -160,6 +160,24 @@ def test_timestamp_of_feishus_own_retries_passes(seconds: int) -> None:
 
 
 @pytest.mark.parametrize(
+    "timestamp",
+    [
+        str(NOW // 1000),
+        str(NOW),
+        str(NOW * 1000),
+        str(NOW - OLDEST),
+        str(NOW + 300_000),
+        str((NOW - OLDEST) * 1000),
+        str((NOW + 300_000) * 1000),
+    ],
+)
+def test_timestamp_is_in_seconds_milli_or_microseconds(timestamp: str) -> None:
+    """10, 13 or 16 digits, as everywhere in Feishu's events; the signature is over the text."""
+    assert len(timestamp) in {10, 13, 16}
+    assert opened(signed(payload("e-1"), timestamp=timestamp)).event_id == "e-1"
+
+
+@pytest.mark.parametrize(
     ("timestamp", "now"),
     [
         (str(NOW // 1000 - OLDEST // 1000), NOW + 1),
@@ -172,7 +190,17 @@ def test_timestamp_of_feishus_own_retries_passes(seconds: int) -> None:
         ("1700000000.0", NOW),
         (" 1700000000", NOW),
         ("1700000000\n", NOW),
-        ("1700000000000", NOW),
+        # Milli- and microseconds are times, too, and may be too old or ahead.
+        (str(NOW - OLDEST - 1), NOW),
+        (str(NOW + 300_001), NOW),
+        (str((NOW - OLDEST) * 1000), NOW + 1),
+        (str((NOW + 300_000) * 1000), NOW - 1),
+        ("170000000000", NOW),
+        ("170000000000000", NOW),
+        ("170000000000000000", NOW),
+        ("9" * 12, NOW),
+        ("9" * 17, NOW),
+        ("9" * 18, NOW),
         ("9" * 5000, NOW),
         ("١٧٠٠٠٠٠٠٠٠", NOW),
     ],

@@ -1,5 +1,6 @@
 """Frames byte for byte as the official SDKs write them, and whatever else may come."""
 
+import base64
 import json
 from pathlib import Path
 
@@ -45,6 +46,15 @@ def test_acknowledgement_is_the_one_of_the_sdks(name: str, code: int) -> None:
         expected.headers.add(key="biz_rt", value="3")
     expected.payload = answer.payload
     assert expected.SerializeToString() == answer.SerializeToString()
+
+
+@pytest.mark.parametrize("answer", [b"{}", '{"toast":{"content":"好"}}'.encode()])
+def test_answer_goes_along_as_base64(answer: bytes) -> None:
+    """As Go's and Python's SDKs write `data`."""
+    made = frames.read(frames.acknowledgement(frames.read(wire("event_single")), 200, 3, answer))
+    document = json.loads(made.payload)
+    assert set(document) == {"code", "data"}
+    assert (document["code"], base64.b64decode(document["data"], validate=True)) == (200, answer)
 
 
 @pytest.mark.parametrize("order", [(0, 1), (1, 0)])

@@ -235,6 +235,12 @@ def test_event_of_the_type_dead_letter_is_none() -> None:
         ("0", None),
         ("0.0004", None),
         (0, None),
+        ("1550038110030", "2019-02-13T06:08:30.030Z"),
+        (1550038110030, "2019-02-13T06:08:30.030Z"),
+        ("1550038110030.9", "2019-02-13T06:08:30.030Z"),
+        ("1550038110030212", "2019-02-13T06:08:30.030Z"),
+        ("99999999999.9", "5138-11-16T09:46:39.900Z"),
+        ("9" * 18, None),
     ],
 )
 def test_time_of_schema_1_is_seconds_with_a_fraction(ts: object, expected: str | None) -> None:

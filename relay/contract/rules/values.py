@@ -37,11 +37,14 @@ def to_instant(value: Any) -> str | None:
         # What Feishu sends; the way below leads to the same.
         return rfc3339(value)
     number = to_integer(value)
-    if number is None or number <= 0:
-        return None
+    return None if number is None or number <= 0 else rfc3339(to_milliseconds(number))
+
+
+def to_milliseconds(number: int) -> int:
+    """Read a Unix time in seconds, milli- or microseconds; its count of digits tells which."""
     for limit, numerator, denominator in _UNITS:
         if number < limit:
-            return rfc3339(number * numerator // denominator)
+            return number * numerator // denominator
     raise Unexpected
 
 
