@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from relay.settings import Settings
+from relay.settings import Settings, privacy
 
 CHART = Path(__file__).parent / "helm"
 
@@ -63,6 +63,9 @@ TYPES: dict[str, Schema] = {
     "kafka.partitions": {"type": "integer", "minimum": 1, "maximum": 2**31 - 1},
     "kafka.replicationFactor": {"type": "integer", "minimum": -1, "maximum": 2**15 - 1},
     "kafka.saslPassword": SECRET,
+    "privacy.drop": {"type": "array", "items": {"enum": privacy.known(hashed=False)}},
+    "privacy.hash": {"type": "array", "items": {"enum": privacy.known(hashed=True)}},
+    "privacy.salt": {"type": "string", "pattern": f"^$|^.{{{privacy.SHORTEST_SALT},}}$"},
     "claims.onOutage": {"enum": ["hold", "publish"]},
     "drain.delay": SECONDS,
     "drain.timeout": SECONDS,

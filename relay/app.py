@@ -14,6 +14,7 @@ import structlog
 from relay import __version__
 from relay.admin import AdminServer
 from relay.contract.normalize import Router
+from relay.contract.rules.privacy import Guard
 from relay.egress.dispatcher import Dispatcher
 from relay.egress.publisher import AtLeastOncePublisher, ExactlyOncePublisher, Publisher
 from relay.errors import JournalNoSpaceError, StoppedWorkingError
@@ -145,7 +146,9 @@ class Relay:
             stack.push_async_callback(claims.close)
         if spans:
             stack.push_async_callback(spans.close)
-        router = Router(*self._settings.kafka.routes)
+        privacy = self._settings.privacy
+        guard = Guard(privacy.drop, privacy.hash, privacy.key)
+        router = Router(*self._settings.kafka.routes, guard)
         return Dispatcher(journal, self._publisher(router), router, self.metrics, claims, spans)
 
     async def _serve(

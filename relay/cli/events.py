@@ -16,6 +16,7 @@ from relay.cli.say import document, say
 from relay.contract import exactjson
 from relay.contract.normalize import Router, normalize
 from relay.contract.printable import printable
+from relay.contract.rules.privacy import Guard
 from relay.contract.rules.values import rfc3339
 from relay.egress.kafka.faults import describe
 from relay.errors import JournalError
@@ -232,9 +233,12 @@ def import_events(
 
 
 def _record(stored: StoredEvent, journal: Path | None, config: Path | None) -> dict[str, object]:
-    """Give the record that an event becomes, by the topics of the settings or else the defaults."""
-    kafka = None if journal else settings.load(config).kafka
-    router = Router(*kafka.routes) if kafka else Router("feishu.", {})
+    """Give the record that an event becomes, by the settings or else the defaults."""
+    router = Router("feishu.", {})
+    if not journal:
+        loaded = settings.load(config)
+        guard = Guard(loaded.privacy.drop, loaded.privacy.hash, loaded.privacy.key)
+        router = Router(*loaded.kafka.routes, guard)
     try:
         made = normalize(stored, router)
     except Exception as error:  # noqa: BLE001 - the reader wants to know what went wrong

@@ -119,6 +119,17 @@ _PARTS = {
     "I18nText.ja_jp": "In Japanese.",
 }
 
+#: What tells of a person, by shape: who it is, and what was said.
+_PERSONAL = {
+    "Person": "id avatar_url name email department city country",
+    "Agent": "id avatar_url name email department city country",
+    "UserId": "union_id user_id open_id",
+    "Message": "text",
+    "Content": "content image_key image_keys",
+    "Comment": "user_id user_name user_avatar_url content",
+    "CustomizedField": "value",
+}
+
 _FIELDS = _EVENT | _MESSAGE | _TICKET | _PARTS
 
 
@@ -127,6 +138,16 @@ def meaning(shape: str, field: str) -> str:
     return _FIELDS.get(f"{shape}.{field}") or _EVERYWHERE[field]
 
 
+def personal(shape: str, field: str) -> bool:
+    """Say whether a field of a shape is personal data."""
+    return field in _PERSONAL.get(shape, "").split()
+
+
 def all_meanings() -> set[str]:
     """Name every entry, so that none can outlive its field."""
     return {*_FIELDS, *_EVERYWHERE}
+
+
+def all_personal() -> set[str]:
+    """Name every field that is personal data, so that none can outlive its field."""
+    return {f"{shape}.{name}" for shape, names in _PERSONAL.items() for name in names.split()}

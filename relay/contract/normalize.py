@@ -13,6 +13,7 @@ from relay.contract import exactjson
 from relay.contract.identity import identify, text
 from relay.contract.printable import header, segment
 from relay.contract.rules import helpdesk
+from relay.contract.rules.privacy import Guard
 from relay.contract.rules.table import Findings, apply_table
 from relay.contract.rules.values import Unexpected, rfc3339, to_instant, to_milliseconds
 from relay.events import DeadLetterReason, Outcome, Record, StoredEvent, Transport
@@ -23,7 +24,8 @@ from relay.settings.topics import DEAD_LETTER, OTHER
 #: Names of fields, from Feishu's `event` down to a value.
 Path: TypeAlias = tuple[str, ...]
 
-EVENT_TYPES = helpdesk.EVENT_TYPES
+#: What they are where nothing is kept from consumers.
+EVENT_TYPES = helpdesk.event_types(Guard())
 _TICKET_PATHS = tuple(known.ticket for known in EVENT_TYPES.values() if known.ticket)
 #: Where a ticket id may stand in a type's events: its own place first, then the other ones.
 _PLACES: dict[str, tuple[Path, ...]] = {
@@ -38,7 +40,11 @@ class Router:
     """Names topic and key of each record: the defaults, what an operator changed, the prefix."""
 
     def __init__(
-        self, prefix: str, changes: Mapping[str, str], keys: Mapping[str, str] | None = None
+        self,
+        prefix: str,
+        changes: Mapping[str, str],
+        keys: Mapping[str, str] | None = None,
+        guard: Guard | None = None,
     ) -> None:
         names = topics.names(prefix, changes)
         #: The topic of dead letters; an event whose type has that name goes where others go.
@@ -48,6 +54,9 @@ class Router:
         self._other = names[OTHER]
         self._topics = Patterns(names)
         self._keys = Patterns({name: patterns.path(text) for name, text in (keys or {}).items()})
+        self.guard = guard or Guard()
+        #: The types that have rules, and the rules.
+        self.known = helpdesk.event_types(self.guard) if guard else EVENT_TYPES
 
     def topic(self, event_type: str) -> str:
         """Give the topic of an event type."""
@@ -75,7 +84,7 @@ def normalize(stored: StoredEvent, router: Router) -> Record:
 def _event_record(
     stored: StoredEvent, router: Router, body: dict[str, Any], event_type: str
 ) -> Record:
-    event, known = body["event"], EVENT_TYPES.get(event_type)
+    event, known = body["event"], router.known.get(event_type)
     origin, created_at = _origin(body)
     app_id, tenant_key = text(origin.get("app_id")), text(origin.get("tenant_key"))
     received_at = rfc3339(stored.received_at)
@@ -98,7 +107,7 @@ def _event_record(
         "data": apply_table(known.fields, event, findings) if known else event,
     }
     if findings:
-        value["unexpected"] = findings
+        value["unexpected"] = router.guard.told(findings)
     type_header, schema_header = _type_headers(event_type)
     headers = [
         ("content-type", b"application/json"),

@@ -10,7 +10,7 @@ from typing import Any
 from relay import __version__
 from relay.contract import examples, glossary
 from relay.contract.normalize import EVENT_TYPES, Router
-from relay.contract.rules.table import Table, properties, shapes
+from relay.contract.rules.table import MARK, State, Table, properties, shapes
 from relay.events import DeadLetterReason, Transport
 from relay.settings.topics import DEAD_LETTER, OTHER, PARTITIONS
 
@@ -73,6 +73,8 @@ _READ = (
     "Read with isolation.level=read_committed: each event then comes once. Other readers also see "
     "records of transactions that were aborted. Leave out a ce_id that you have handled before."
 )
+#: Where nobody has changed anything.
+_DEFAULT = Router("feishu.", {})
 #: What Kafka keeps a topic's records for, if its broker was not told otherwise.
 _KAFKAS_RETENTION = 7 * 24 * 3600 * 1000
 _SERVER = {
@@ -85,6 +87,10 @@ _SERVER = {
         "port": {"default": "9092"},
     },
 }
+_STATES: dict[str, str] = {
+    State.HASHED: "Here it is an HMAC-SHA-256 in hex, of each text in it.",
+    State.DROPPED: "Here it is left out.",
+}
 _KEYS = {
     DEAD_LETTER: "event id, or SHA-256 of the body",
     OTHER: "ticket id if the event has one, else the event id",
@@ -96,9 +102,9 @@ def schemas() -> dict[str, Json]:
     return {event_type: schema(event_type) for event_type in (*EVENT_TYPES, OTHER)}
 
 
-def schema(event_type: str) -> Json:
+def schema(event_type: str, router: Router = _DEFAULT) -> Json:
     """Give the JSON Schema of a value; its `$id` is what `ce_dataschema` says."""
-    known = EVENT_TYPES.get(event_type)
+    known = router.known.get(event_type)
     data = {"$ref": f"#/$defs/{known.title}"} if known else _ANY_OBJECT
     return {
         "$schema": DIALECT,
@@ -119,8 +125,8 @@ def schema(event_type: str) -> Json:
                 "minProperties": 1,
             },
         },
-        "examples": [_example(event_type)["payload"]],
-        "$defs": _shapes(event_type),
+        "examples": [_example(event_type, router)["payload"]],
+        "$defs": _shapes(event_type, router),
     }
 
 
@@ -129,18 +135,18 @@ def _summary(event_type: str) -> str:
     return glossary.SHAPES[known.title] if known else "An event without rules; `data` is Feishu's."
 
 
-def _example(event_type: str) -> Json:
+def _example(event_type: str, router: Router) -> Json:
     """Give headers and value of one record, as a consumer reads them."""
-    record = examples.record(event_type, Router("feishu.", {}))
+    record = examples.record(event_type, router)
     return {
         "headers": {name: value.decode() for name, value in record.headers},
         "payload": json.loads(record.value or b""),
     }
 
 
-def _shapes(event_type: str) -> dict[str, Json]:
+def _shapes(event_type: str, router: Router) -> dict[str, Json]:
     """Give the schemas of the objects inside a value, by their names."""
-    known = EVENT_TYPES.get(event_type)
+    known = router.known.get(event_type)
     named = {"type": _TEXT | {"const": event_type}} if known else {}
     event = _shape("Event", _EVENT | named) | {"required": list(_EVENT)}
     tables: dict[str, Table] = shapes(known.fields, known.title) if known else {}
@@ -156,16 +162,27 @@ def _shape(title: str, members: dict[str, Json]) -> Json:
         "description": glossary.SHAPES[title],
         "type": "object",
         "properties": {
-            name: member | {"description": _description(title, name, member)}
+            name: _personal(title, name)
+            | member
+            | {"description": _description(title, name, member)}
             for name, member in members.items()
         },
     }
 
 
+def _personal(title: str, name: str) -> Json:
+    """Mark what tells of a person; what an operator keeps from consumers is marked as that."""
+    return {MARK: State.CLEAR.value} if glossary.personal(title, name) else {}
+
+
 def _description(title: str, name: str, member: Json) -> str:
     """Say what a field means, and in what unit or by which codes, if its rule knows that."""
-    meaning = glossary.meaning(title, name)
-    return f"{meaning} {member['description']}" if "description" in member else meaning
+    said = [
+        glossary.meaning(title, name),
+        member.get("description"),
+        _STATES.get(member.get(MARK, "")),
+    ]
+    return " ".join(one for one in said if one)
 
 
 def asyncapi(router: Router) -> Json:
@@ -188,11 +205,12 @@ def asyncapi(router: Router) -> Json:
         "channels": channels,
         "operations": _operations(channels),
         "components": {
-            "messages": {name: _message(name) for name in names} | {DEAD_LETTER: _dead_letter()},
+            "messages": {name: _message(name, router) for name in names}
+            | {DEAD_LETTER: _dead_letter()},
             "schemas": {
                 f"{name}.{title}": _referred(name, one)
                 for name in names
-                for title, one in _shapes(name).items()
+                for title, one in _shapes(name, router).items()
             },
         },
     }
@@ -239,10 +257,10 @@ def _operations(channels: dict[str, Json]) -> dict[str, Json]:
     return made
 
 
-def _payload(event_type: str) -> Json:
+def _payload(event_type: str, router: Router) -> Json:
     """Give a value's schema for a document that holds several, where `$id` would start another."""
     own = {"$schema", "$id", "$defs", "examples"}
-    payload = {name: part for name, part in schema(event_type).items() if name not in own}
+    payload = {name: part for name, part in schema(event_type, router).items() if name not in own}
     referred: Json = _referred(event_type, payload)
     return referred
 
@@ -260,7 +278,7 @@ def _referred(event_type: str, part: Any) -> Any:
     return made
 
 
-def _message(event_type: str) -> Json:
+def _message(event_type: str, router: Router) -> Json:
     required = [name for name in _HEADERS if name not in _OPTIONAL]
     known = EVENT_TYPES.get(event_type)
     key = "notification id" if known and known.key else "ticket id, or the event id"
@@ -270,9 +288,9 @@ def _message(event_type: str) -> Json:
         "summary": _summary(event_type),
         "contentType": "application/json",
         "headers": {"type": "object", "required": required, "properties": _HEADERS},
-        "payload": _payload(event_type),
+        "payload": _payload(event_type, router),
         "bindings": _key(_KEYS.get(event_type, key)),
-        "examples": [{"name": "example"} | _example(event_type)],
+        "examples": [{"name": "example"} | _example(event_type, router)],
     }
 
 

@@ -13,7 +13,6 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import (
     AfterValidator,
     BaseModel,
-    ConfigDict,
     Field,
     SecretStr,
     ValidationError,
@@ -26,6 +25,7 @@ from relay.errors import SettingsError
 from relay.settings import patterns, topics, values
 from relay.settings.environment import SECRETS as _SECRETS
 from relay.settings.environment import Environment, named
+from relay.settings.privacy import Privacy
 from relay.settings.topics import PARTITIONS
 from relay.settings.values import (
     TIME,
@@ -56,6 +56,7 @@ __all__ = [
     "Kafka",
     "Log",
     "OnOutage",
+    "Privacy",
     "Settings",
     "Traces",
     "Webhook",
@@ -80,7 +81,7 @@ _SECTION = "section"
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+    model_config = values.SECTION
 
 
 #: What vouches for a callback; any one will do.
@@ -310,6 +311,7 @@ class Settings(_Section):
     webhook: Webhook = Webhook()
     admin: Annotated[Admin, Field(validate_default=True)] = Admin()
     journal: Journal = Journal()
+    privacy: Privacy = Privacy()
     claims: Claims = Claims()
     #: Feishu's API; Lark's is `https://open.larksuite.com`.
     feishu_url: Annotated[str, AfterValidator(values.feishu_url)] = "https://open.feishu.cn"

@@ -24,13 +24,14 @@ SECRETS = (
     "__sasl_password",
     "__helpdesk_token",
     "_claims__url",
+    "_privacy__salt",
 )
 #: Those that keep something out: a file with nothing in it would open a door.
-_GUARDS = ("__encrypt_key", "__verification_token", "_claims__url")
+_GUARDS = ("__encrypt_key", "__verification_token", "_claims__url", "_privacy__salt")
 #: Where no text at all is a value of its own, not a variable that was passed on unset.
 _MAY_BE_EMPTY = ("relay_kafka__topic_prefix", "relay_claims__key_prefix")
 #: Stands for a secret that could not be read, so that only this is reported.
-_UNREAD = "redis://unread"
+_UNREAD = "redis://a-secret-that-could-not-be-read"
 #: How much of a name must be alike to be taken for another.
 _ALIKE = 0.6
 #: A name that is the operator's.

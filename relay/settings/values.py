@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Annotated
 from urllib.parse import unquote
 
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, SecretStr
 
+#: Of every section: no other names, and no value in a message.
+SECTION = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 _UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
 _SIZES = {"": 1, "B": 1, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
 #: Digits that a double and a 64-bit integer can hold; more is a mistake, not a number.
@@ -39,6 +41,13 @@ def _seconds(value: object) -> object:
     return value
 
 
+def _names(value: object) -> object:
+    """Accept names with commas between them, as a variable has them."""
+    if isinstance(value, str):
+        return tuple(name.strip() for name in value.split(",")) if value.strip() else ()
+    return value
+
+
 def _bytes(value: object) -> object:
     """Accept `8GiB`, `512 MiB` and plain numbers of bytes."""
     if isinstance(value, str) and (match := re.fullmatch(_NUMBER + r"\s*([A-Za-z]*)", value)):
@@ -53,6 +62,8 @@ TIME = BeforeValidator(_seconds)
 Seconds = Annotated[float, Field(ge=0, le=_DAY, allow_inf_nan=False), TIME]
 #: When to give up; at zero nothing would ever be done.
 Limit = Annotated[float, Field(ge=0.01, le=_DAY, allow_inf_nan=False), TIME]
+#: Names in a list.
+Names = Annotated[tuple[str, ...], BeforeValidator(_names)]
 #: What SQLite and Kafka can count.
 Bytes = Annotated[int, Field(gt=0, lt=2**63), BeforeValidator(_bytes)]
 Count = Annotated[int, Field(gt=0, lt=2**31)]

@@ -94,7 +94,8 @@ def load(objects: list[Object], path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     (volume,) = [volume for volume in stateful["volumes"] if volume["name"] == "secrets"]
     for source in volume["projected"]["sources"]:
         for item in source["secret"].get("items", ()):
-            (secrets / item["path"]).write_text("redis://valkey" if item["key"] == "url" else "s")
+            stand_in = {"url": "redis://valkey", "salt": "s" * 32}.get(item["key"], "s")
+            (secrets / item["path"]).write_text(stand_in)
         for name, value in made.get(source["secret"]["name"], {}).items():
             (secrets / name).write_bytes(base64.b64decode(value))
     (path / "relay.toml").write_text(config(objects))
@@ -190,6 +191,7 @@ apps:
 claims:
   url: redis://valkey:6379
   onOutage: publish
+privacy: {drop: [email], hash: [open_id], salt: 0123456789abcdef0123456789abcdef}
 drain: {delay: 6s, timeout: 26s}
 settings:
   feishu_url: https://open.larksuite.com

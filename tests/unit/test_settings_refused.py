@@ -36,6 +36,7 @@ def refused(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> str:
         "RELAY_APPS__DEFAULT__HELPDESK_TOKEN",
         "RELAY_KAFKA__SASL_PASSWORD",
         "RELAY_CLAIMS__URL",
+        "RELAY_PRIVACY__SALT",
     ],
 )
 def test_named_secret_file_must_hold_something(
@@ -56,7 +57,12 @@ def test_named_secret_file_must_hold_something(
 
 @pytest.mark.parametrize(
     "name",
-    ["APPS__DEFAULT__ENCRYPT_KEY", "APPS__HR-DESK__VERIFICATION_TOKEN", "CLAIMS__URL"],
+    [
+        "APPS__DEFAULT__ENCRYPT_KEY",
+        "APPS__HR-DESK__VERIFICATION_TOKEN",
+        "CLAIMS__URL",
+        "PRIVACY__SALT",
+    ],
 )
 def test_empty_file_of_a_directory_opens_no_door(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

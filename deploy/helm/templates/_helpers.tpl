@@ -102,6 +102,7 @@ helpdeskToken: HELPDESK_TOKEN
 {{- $settings := dict
   "apps" $apps
   "kafka" $kafka
+  "privacy" (dict "drop" .Values.privacy.drop "hash" .Values.privacy.hash)
   "claims" (dict "on_outage" .Values.claims.onOutage)
   "drain" (dict "delay" .Values.drain.delay "timeout" .Values.drain.timeout)
   "admin" (dict "host" "0.0.0.0" "port" 9090)
@@ -170,6 +171,7 @@ helpdeskToken: HELPDESK_TOKEN
 {{- end -}}
 {{- end -}}
 {{- with .Values.claims.url }}{{ $_ := set $secrets "RELAY_CLAIMS__URL" . }}{{ end -}}
+{{- with .Values.privacy.salt }}{{ $_ := set $secrets "RELAY_PRIVACY__SALT" . }}{{ end -}}
 {{- with .Values.kafka.saslPassword }}{{ $_ := set $secrets "RELAY_KAFKA__SASL_PASSWORD" (toString .) }}{{ end -}}
 {{- toJson $secrets -}}
 {{- end }}
@@ -200,6 +202,9 @@ helpdeskToken: HELPDESK_TOKEN
 {{- end }}
 {{- with .Values.claims.existingSecret }}
 {{ include "relay.secretSource" (dict "name" . "key" "url" "optional" false "path" "RELAY_CLAIMS__URL") }}
+{{- end }}
+{{- with .Values.privacy.existingSecret }}
+{{ include "relay.secretSource" (dict "name" . "key" "salt" "optional" false "path" "RELAY_PRIVACY__SALT") }}
 {{- end }}
 {{- with .Values.kafka.existingSecret }}
 {{ include "relay.secretSource" (dict "name" . "key" "saslUsername" "optional" true "path" "RELAY_KAFKA__SASL_USERNAME") }}

@@ -14,6 +14,7 @@ from relay.contract.rules.kinds import (
     strings,
 )
 from relay.contract.rules.objects import array, record
+from relay.contract.rules.privacy import Guard
 from relay.contract.rules.table import Table, fields
 
 STATUS = {
@@ -32,65 +33,25 @@ SCORE = {0: "none", 1: "unsatisfied", 2: "average", 3: "satisfied"}
 SOLVE = {0: "none", 1: "not_solved", 2: "solved"}
 CHANNEL = {2: "qr_code", 9: "open_api", 13: "search", 14: "share"}
 
-USER_ID = fields("union_id user_id open_id", identifier)
-#: Feishu names a person by one id in a message's ticket, by all three in the events of tickets.
-PERSON = fields("id", identifier) | fields("avatar_url name email department city country", string)
-PERSON_BY_IDS = {**PERSON, **fields("id", record(USER_ID, "UserId"))}
-COMMENT = {
+_IDS = fields("union_id user_id open_id", identifier)
+_PERSON = fields("id", identifier) | fields("avatar_url name email department city country", string)
+_COMMENT = {
     **fields("id user_id", identifier),
     **fields("created_at", instant),
     **fields("content user_name user_avatar_url", string),
 }
-CUSTOMIZED_FIELD = {
+_CUSTOMIZED_FIELD = {
     **fields("id", identifier),
     **fields("value", string_or_strings),
     **fields("key_name display_name", string),
     **fields("position", integer),
     **fields("required editable", flag),
 }
-I18N_TEXT = fields("zh_cn en_us ja_jp", string)
-
-
-def _ticket(person: Table) -> Table:
-    """Give the rules of a ticket, in which people are named in that way."""
-    return {
-        **fields("ticket_id helpdesk_id chat_id", identifier),
-        **fields("status", enum(STATUS)),
-        **fields("ticket_type stage", enum(SERVED_BY)),
-        **fields("score", enum(SCORE)),
-        **fields("solve", enum(SOLVE)),
-        **fields("channel", enum(CHANNEL, "other")),
-        **fields("created_at updated_at closed_at", instant),
-        **fields("agent_entry_time agent_first_response_time agent_last_response_time", instant),
-        **fields("agent_service_duration", duration(60)),
-        **fields("agent_first_response_duration bot_service_duration", duration(1)),
-        **fields("agent_resolution_time actual_processing_time", duration(1)),
-        **fields("guest closed_by", record(person, "Person")),
-        # Feishu has it in messages' tickets and in its API alone, and there by one id.
-        **fields("agent_owner", record(PERSON, "Agent")),
-        **fields("agents collaborators", array(person, "Person")),
-        **fields("comments", array(COMMENT, "Comment")),
-        **fields("customized_fields", array(CUSTOMIZED_FIELD, "CustomizedField")),
-        **fields("dissatisfaction_reason", array(I18N_TEXT, "I18nText")),
-    }
-
-
-TICKET = _ticket(PERSON_BY_IDS)
-CONTENT = {
+_I18N_TEXT = fields("zh_cn en_us ja_jp", string)
+_CONTENT = {
     **fields("content msg_type image_key", string),
     **fields("image_keys", strings),
 }
-MESSAGE = {
-    **fields("ticket_message_id message_id chat_id event_id", identifier),
-    **fields("msg_type text", string),
-    **fields("sender_type", enum(SENDER)),
-    **fields("sender_id", record(USER_ID, "UserId")),
-    **fields("position", integer),
-    **fields("ticket", record(_ticket(PERSON), "Ticket")),
-    **fields("content", record(CONTENT, "Content")),
-}
-TICKET_UPDATE = fields("object old_object", record(TICKET, "Ticket"))
-NOTIFICATION = fields("notification_id helpdesk_id", identifier) | fields("approve_status", string)
 
 
 class EventType(NamedTuple):
@@ -105,15 +66,65 @@ class EventType(NamedTuple):
     key: tuple[str, ...] = ()
 
 
-EVENT_TYPES = {
-    "helpdesk.ticket_message.created_v1": EventType(
-        "Message", MESSAGE, ticket=("ticket", "ticket_id")
-    ),
-    "helpdesk.ticket.created_v1": EventType("Ticket", TICKET, ticket=("ticket_id",)),
-    "helpdesk.ticket.updated_v1": EventType(
-        "TicketUpdate", TICKET_UPDATE, ticket=("object", "ticket_id")
-    ),
-    "helpdesk.notification.approve_v1": EventType(
-        "Notification", NOTIFICATION, key=("notification_id",)
-    ),
-}
+def event_types(guard: Guard) -> dict[str, EventType]:
+    """Give the types that have rules; the guard keeps private what an operator wants so."""
+    ids, one = guard.table("UserId", _IDS), guard.table("Person", _PERSON)
+    # Feishu names a person by one id in a message's ticket, by all three in the events of tickets.
+    three = guard.table("Person", {**_PERSON, **fields("id", record(ids, "UserId"))})
+    ticket = _ticket(guard, three)
+    message = {
+        **fields("ticket_message_id message_id chat_id event_id", identifier),
+        **fields("msg_type text", string),
+        **fields("sender_type", enum(SENDER)),
+        **fields("sender_id", record(ids, "UserId")),
+        **fields("position", integer),
+        **fields("ticket", record(_ticket(guard, one), "Ticket")),
+        **fields("content", record(guard.table("Content", _CONTENT), "Content")),
+    }
+    update = fields("object old_object", record(ticket, "Ticket"))
+    notification = {
+        **fields("notification_id helpdesk_id", identifier),
+        **fields("approve_status", string),
+    }
+
+    def known(title: str, table: Table, **places: tuple[str, ...]) -> EventType:
+        return EventType(title, guard.table(title, table), **places)
+
+    return {
+        "helpdesk.ticket_message.created_v1": known(
+            "Message", message, ticket=("ticket", "ticket_id")
+        ),
+        "helpdesk.ticket.created_v1": EventType("Ticket", ticket, ticket=("ticket_id",)),
+        "helpdesk.ticket.updated_v1": known("TicketUpdate", update, ticket=("object", "ticket_id")),
+        "helpdesk.notification.approve_v1": known(
+            "Notification", notification, key=("notification_id",)
+        ),
+    }
+
+
+def _ticket(guard: Guard, person: Table) -> Table:
+    """Give the rules of a ticket, in which people are named in that way."""
+    table = {
+        **fields("ticket_id helpdesk_id chat_id", identifier),
+        **fields("status", enum(STATUS)),
+        **fields("ticket_type stage", enum(SERVED_BY)),
+        **fields("score", enum(SCORE)),
+        **fields("solve", enum(SOLVE)),
+        **fields("channel", enum(CHANNEL, "other")),
+        **fields("created_at updated_at closed_at", instant),
+        **fields("agent_entry_time agent_first_response_time agent_last_response_time", instant),
+        **fields("agent_service_duration", duration(60)),
+        **fields("agent_first_response_duration bot_service_duration", duration(1)),
+        **fields("agent_resolution_time actual_processing_time", duration(1)),
+        **fields("guest closed_by", record(person, "Person")),
+        # Feishu has it in messages' tickets and in its API alone, and there by one id.
+        **fields("agent_owner", record(guard.table("Agent", _PERSON), "Agent")),
+        **fields("agents collaborators", array(person, "Person")),
+        **fields("comments", array(guard.table("Comment", _COMMENT), "Comment")),
+        **fields(
+            "customized_fields",
+            array(guard.table("CustomizedField", _CUSTOMIZED_FIELD), "CustomizedField"),
+        ),
+        **fields("dissatisfaction_reason", array(guard.table("I18nText", _I18N_TEXT), "I18nText")),
+    }
+    return guard.table("Ticket", table)

@@ -19,7 +19,8 @@ def _plain(name: str, kind: type, schema: Json) -> Rule:
         null_only(value)
         result[name] = None
 
-    return Rule(apply=apply, fallback={name: None}, schema={name: schema}, plain=kind)
+    text = kind is str
+    return Rule(apply=apply, fallback={name: None}, schema={name: schema}, plain=kind, text=text)
 
 
 #: A rule: a text.
@@ -42,7 +43,7 @@ def identifier(name: str) -> Rule:
             raise Unexpected
         result[name] = None if value is None else str(value)
 
-    return Rule(apply=apply, fallback={name: None}, schema={name: _TEXT}, plain=str)
+    return Rule(apply=apply, fallback={name: None}, schema={name: _TEXT}, plain=str, text=True)
 
 
 def integer(name: str) -> Rule:
@@ -121,7 +122,7 @@ def strings(name: str) -> Rule:
             null_only(value)
             result[name] = []
 
-    return Rule(apply=apply, fallback={name: []}, schema={name: _TEXTS})
+    return Rule(apply=apply, fallback={name: []}, schema={name: _TEXTS}, text=True)
 
 
 def string_or_strings(name: str) -> Rule:
@@ -135,7 +136,7 @@ def string_or_strings(name: str) -> Rule:
             result[name] = None
 
     schema = {"anyOf": [{"type": "string"}, _TEXTS, {"type": "null"}]}
-    return Rule(apply=apply, fallback={name: None}, schema={name: schema}, plain=str)
+    return Rule(apply=apply, fallback={name: None}, schema={name: schema}, plain=str, text=True)
 
 
 def _only_texts(value: list[Any], findings: Findings, place: str) -> list[Any]:

@@ -2,11 +2,11 @@
 
 from collections.abc import Callable
 from functools import partial
-from types import MappingProxyType
 from typing import Any
 
 from relay.contract.rules.kinds import null_only
 from relay.contract.rules.table import (
+    NO_RULES,
     Findings,
     Json,
     Kind,
@@ -18,10 +18,9 @@ from relay.contract.rules.table import (
 )
 
 _ALL_TEXTS = {str}.issuperset
-_NO_RULES: Table = MappingProxyType({})
 
 
-def array(items: Table = _NO_RULES, title: str = "") -> Kind:
+def array(items: Table = NO_RULES, title: str = "") -> Kind:
     """Make a kind: always an array, of objects; one becomes a list of one, null an empty one."""
     uniform, fits = _applier(items), _fits(items)
 
@@ -48,8 +47,15 @@ def array(items: Table = _NO_RULES, title: str = "") -> Kind:
                 result[name] = []
 
         schema = {"type": "array", "items": _object(items, title)}
-        named = shapes(items, title)
-        return Rule(apply=apply, fallback={name: []}, schema={name: schema}, shapes=named)
+        return Rule(
+            apply=apply,
+            fallback={name: []},
+            schema={name: schema},
+            shapes=shapes(items, title),
+            inside=items,
+            text=_text(items),
+            guarded=_guarded(items),
+        )
 
     return kind
 
@@ -72,6 +78,9 @@ def record(table: Table, title: str = "") -> Kind:
             schema={name: {"anyOf": [_object(table, title), {"type": "null"}]}},
             fits=_fits(table),
             shapes=shapes(table, title),
+            inside=table,
+            text=_text(table),
+            guarded=_guarded(table),
         )
 
     return kind
@@ -108,6 +117,14 @@ def _fits(table: Table) -> Callable[[Json], bool] | None:
         return True
 
     return fits
+
+
+def _text(table: Table) -> bool:
+    return all(rule.text for rule in table.values())
+
+
+def _guarded(table: Table) -> bool:
+    return any(rule.guarded for rule in table.values())
 
 
 def _object(table: Table, title: str) -> Json:

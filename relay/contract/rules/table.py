@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
+from types import MappingProxyType
 from typing import Any
 
 from relay.contract.rules.values import Unexpected
@@ -9,6 +11,18 @@ from relay.contract.rules.values import Unexpected
 Json = dict[str, Any]
 #: JSON pointer (relative to `event`) → the value that did not fit.
 Findings = dict[str, Any]
+
+
+#: In schemas: that a field is personal data, and its state.
+MARK = "x-personal-data"
+
+
+class State(StrEnum):
+    """What has become of a field that is personal data."""
+
+    CLEAR = "clear"
+    HASHED = "hashed"
+    DROPPED = "dropped"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,9 +44,18 @@ class Rule:
     fits: Callable[[Json], bool] | None = None
     #: The named shapes that `schema` refers to, those inside them first.
     shapes: Mapping[str, "Table"] = field(default_factory=dict)
+    #: The rules for what is in the object, or in the objects of a list.
+    inside: Mapping[str, "Rule"] = field(default_factory=dict)
+    #: Whether the result is made of nothing but texts.
+    text: bool = False
+    #: Set where an operator keeps the field from consumers.
+    state: State = State.CLEAR
+    #: Whether a misfit may hold what consumers must not see: its original is then not told.
+    guarded: bool = False
 
 
 Table = Mapping[str, Rule]
+NO_RULES: Table = MappingProxyType({})
 #: Makes the rule for a field of that name.
 Kind = Callable[[str], Rule]
 
@@ -71,7 +94,7 @@ def apply_table(table: Table, source: Json, findings: Findings, pointer: str = "
         try:
             rule.apply(result, value, findings, pointer)
         except Unexpected:
-            findings[f"{pointer}/{name}"] = value
+            findings[f"{pointer}/{name}"] = None if rule.guarded else value
             result.update(rule.fallback)
         derived = rule.derived
         if derived is not None and derived in source:
