@@ -99,6 +99,8 @@ class MemoryKafka:
     epochs: defaultdict[str, int] = field(default_factory=lambda: defaultdict(int))
     #: Who owns each offset, and what earlier owners had alone.
     signed: dict[str, Place] = field(default_factory=dict)
+    #: What is told of a journal until it is opened: its coordinator has just come up.
+    behind: dict[str, Place] = field(default_factory=dict)
     #: A record with a larger value is refused.
     max_bytes: int = 2**20
     #: Keys of records that are refused for what they are.
@@ -137,9 +139,9 @@ class MemoryPublisher:
         self._signed = Place()
 
     async def find(self, journal_id: str) -> Place:
-        """Give what Kafka knows."""
+        """Give what Kafka tells."""
         _meet(self._kafka.on_open)
-        return self._kafka.place(journal_id)
+        return self._kafka.behind.get(journal_id, self._kafka.place(journal_id))
 
     async def open(self, journal_id: str) -> Place:
         """Fence an earlier publisher of this journal and give what it has left."""
@@ -147,6 +149,7 @@ class MemoryPublisher:
         self._id = journal_id
         self._kafka.epochs[journal_id] += 1
         self._epoch = self._kafka.epochs[journal_id]
+        self._kafka.behind.pop(journal_id, None)
         return self._kafka.place(journal_id)
 
     async def sign(self, place: Place) -> None:

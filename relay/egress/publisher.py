@@ -80,23 +80,36 @@ class ExactlyOncePublisher(_Session):
     async def find(self, journal_id: str) -> Place:
         """Read the group's offset, and who has signed it.
 
-        Not a stable one: it would wait for the end of a transaction that nobody may ever end. But
-        that there is none is believed only if none is on its way.
+        Not a stable one: it would wait for the end of a transaction that nobody may ever end.
         """
-        group = f"relay-{journal_id}"
         async with translated(), asyncio.timeout(self._settings.timeout):
-            place = await self._read_back(group, stable=False)
-            return place if place.owner else await self._read_back(group, stable=True)
+            return await self._read_back(f"relay-{journal_id}", stable=False)
 
     async def open(self, journal_id: str) -> Place:
         """Fence and finish what an earlier process left, then read back how far it came.
 
-        The order matters: the offset is final only after the producer has its new epoch.
+        The order matters: the offset is final only after the producer has its new epoch, and is
+        told as it is only after a write.
         """
         self._group = f"relay-{journal_id}"
         async with translated(), asyncio.timeout(self._settings.timeout):
             await self._start(self._group)
+        await self._sweep()
+        async with translated(), asyncio.timeout(self._settings.timeout):
             return await self._read_back(self._group, stable=True)
+
+    async def _sweep(self) -> None:
+        """Abort a transaction over all that one of ours can have touched.
+
+        A broker that comes back may forget to end a transaction in the topics: the records would
+        appear with our next commit there, beside those that we publish in their place. And a
+        coordinator that has just come up tells offsets as they were some seconds ago, until
+        something is written to it.
+        """
+        async with self._transaction() as producer:
+            await producer.include(self._topics)
+            await self._send_offset(producer, 0)
+            await producer.abort()
 
     async def _read_back(self, group: str, *, stable: bool) -> Place:
         found = await offsets.read(self._settings, group, self._journal_topic, stable=stable)

@@ -49,7 +49,8 @@ class Recovery:
             if self._tenure.held:
                 # Before it opens again: that would fence a successor.
                 found = await self._publisher.find(self._journal.id)
-                if found and await self._parted(found, opened=False):
+                known = found and not self._tenure.outdated(found)
+                if found and known and await self._parted(found, opened=False):
                     continue
             place = await self._publisher.open(self._journal.id)
             self.heard()

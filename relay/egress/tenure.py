@@ -34,6 +34,10 @@ seq on that the owner has noted for S when it signed. N is the least of that seq
 (what the other one has not published may be gone with it) and of reach + 1. Only the latest TENURES
 owners are named; a file that is older settles nothing, and publishes once more what it holds.
 
+A coordinator that has just come up may tell an offset of some seconds ago until something is
+written to it. So `open` writes before it reads; and who looks without opening believes neither
+nobody nor an owner whom this process has followed, but opens.
+
 How long Kafka has been silent is no part of this: the dispatcher has it confirmed before it claims.
 """
 
@@ -108,6 +112,8 @@ class Tenure:
     file: Identity
     #: The last seq that this process has tried to publish under its signature.
     sent: int = 0
+    #: Owners that this process has followed.
+    earlier: frozenset[str] = frozenset()
 
     @property
     def stored(self) -> bool:
@@ -118,6 +124,13 @@ class Tenure:
     def held(self) -> bool:
         """Whether Kafka is known to have had this process as the owner."""
         return self.stored and self.file.predecessor is None
+
+    def outdated(self, place: Place) -> bool:
+        """Whether Kafka tells what was before this process became the owner.
+
+        A coordinator that has just come up does, until something is written to it.
+        """
+        return self.held and place.owner in {"", *self.earlier}
 
     def rule(self, place: Place) -> Ruling:
         """Say what follows from Kafka's word; the table above, line by line."""
@@ -176,7 +189,8 @@ class Tenure:
             predecessor=place.owner,
             predecessor_reach=reach or 0,
         )
-        return replace(self, file=file, sent=max(place.offset - 1, 0))
+        earlier = frozenset(filter(None, (place.owner, *place.alone_from)))
+        return replace(self, file=file, sent=max(place.offset - 1, 0), earlier=earlier)
 
     def successor(self, place: Place) -> Place:
         """Give what Kafka is to know once this process is the owner."""

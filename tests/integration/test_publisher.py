@@ -12,6 +12,7 @@ from typing import Any, cast
 import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition, errors
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.client import AIOKafkaClient
 from aiokafka.conn import CloseReason
 from aiokafka.partitioner import DefaultPartitioner
@@ -92,6 +93,18 @@ async def committed(bootstrap: str, topic: str, count: int) -> list[Seen]:
     finally:
         await consumer.stop()
     return found
+
+
+async def unverified(bootstrap: str) -> None:
+    """Let the broker take records without asking whether their transaction is known."""
+    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
+    await admin.start()
+    try:
+        names = {"transaction.partition.verification.enable": "false"}
+        answers = await admin.alter_configs([ConfigResource(ConfigResourceType.BROKER, "1", names)])
+        assert [code for answer in answers for code, *_ in answer.resources] == [0]
+    finally:
+        await admin.close()
 
 
 def _seen(record: Any) -> Seen:
@@ -330,6 +343,36 @@ async def test_signature_and_names_come_back(place: Place) -> None:
     finally:
         await publisher.close()
         await other.close()
+
+
+async def test_records_of_a_transaction_that_kafka_forgot_never_appear(
+    any_kafka: Broker, topic_prefix: str
+) -> None:
+    """A coordinator has noted the end of a transaction that no topic was told of.
+
+    Seen on 4.4.0, when a broker was away for longer than the transaction might take.
+    """
+    await unverified(any_kafka.bootstrap)
+    journal_id, topic = str(uuid.uuid4()), f"{topic_prefix}t"
+    settings = options(any_kafka.bootstrap, topic_prefix, partitions=3)
+    earlier, later = (ExactlyOncePublisher(settings, [topic]) for _ in range(2))
+    try:
+        await opened(earlier, journal_id)
+        await publish(earlier, [record(topic, key, b"1") for key in "abcdefgh"], 1)
+        # Its end is in the topic now, so that what follows is no part of it.
+        await committed(any_kafka.bootstrap, topic, 8)
+        producer = earlier._opened()
+        await producer.begin()
+        inner = producer._producer
+        inner._txn_manager._txn_partitions.update(TopicPartition(topic, n) for n in range(3))
+        await producer.send(stream([record(topic, key, b"hangs") for key in "abcdefgh"]))
+        await opened(later, journal_id)
+        await publish(later, [record(topic, key, b"2") for key in "abcdefgh"], 2)
+        seen = [one.value for one in await committed(any_kafka.bootstrap, topic, 16)]
+        assert sorted(value for value in seen if value) == [b"1"] * 8 + [b"2"] * 8
+    finally:
+        await earlier.close()
+        await later.close()
 
 
 async def test_transaction_that_timed_out_is_transient(kafka: Broker, topic_prefix: str) -> None:

@@ -77,7 +77,6 @@ async def test_nobody_is_not_me(tmp_path: Path) -> None:
         async with dispatching(journal, kafka, metrics):
             await add(journal, "a")
             await until(lambda: drained(metrics))
-            epoch = kafka.epochs[name]
             kafka.offsets.clear()
             kafka.signed.clear()
             kafka.before_commit = [LOST]
@@ -85,9 +84,30 @@ async def test_nobody_is_not_me(tmp_path: Path) -> None:
                 await add(journal, "b")
                 await until(lambda: drained(metrics))
         assert journal.id != name
-        assert kafka.epochs[name] == epoch, "whoever has the name now is left alone"
+        assert name not in kafka.signed, "whoever has the name now keeps it"
     assert published(kafka) == ["a", "b"]
     assert "journal_forgotten" in {line["event"] for line in lines}
+
+
+@pytest.mark.parametrize("knew", ["nobody", "an earlier process"])
+async def test_coordinator_that_has_just_come_up_ends_nobody(tmp_path: Path, knew: str) -> None:
+    """It tells what was before this process signed, until it is written to."""
+    path, kafka = tmp_path / "j.db", MemoryKafka()
+    async with journal_at(path) as journal:
+        name = journal.id
+        async with dispatching(journal, kafka, Metrics()):
+            await add(journal, "a")
+            await until(lambda: published(kafka) == ["a"])
+    earlier = kafka.place(name)
+    async with journal_at(path, metrics := Metrics()) as journal:
+        async with dispatching(journal, kafka, metrics):
+            await until(lambda: kafka.place(name).owner != earlier.owner)
+            kafka.behind[name] = earlier if knew == "an earlier process" else Place()
+            kafka.after_commit = [LOST]
+            await add(journal, "b")
+            await until(lambda: drained(metrics))
+        assert journal.id == name
+    assert published(kafka) == ["a", "b"]
 
 
 async def test_claims_under_a_forgotten_name_are_our_own(tmp_path: Path) -> None:

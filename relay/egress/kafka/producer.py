@@ -5,7 +5,7 @@ to be used again.
 """
 
 import asyncio
-from collections.abc import AsyncIterable, Sequence
+from collections.abc import AsyncIterable, Iterable, Sequence
 from contextlib import suppress
 from functools import lru_cache
 from typing import Any, Self
@@ -69,6 +69,13 @@ class Producer:
         """Make the group's offset in the topic's partition 0 a part of the transaction."""
         place = {TopicPartition(topic, 0): OffsetAndMetadata(offset, metadata)}
         await self._producer.send_offsets_to_transaction(place, group)
+
+    async def include(self, topics: Iterable[str]) -> None:
+        """Make every partition of the topics a part of the transaction, without a record."""
+        for topic in topics:
+            for partition in await self._producer.partitions_for(topic):
+                place = TopicPartition(topic, partition)
+                self._producer._txn_manager.maybe_add_partition_to_txn(place)
 
     async def commit(self) -> None:
         """End the transaction: all of it is there for consumers, or nothing is known."""
