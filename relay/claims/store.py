@@ -12,6 +12,7 @@ from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
+from relay.claims.connections import lively
 from relay.errors import ClaimsEmptiedError, ClaimsRefusedError
 from relay.settings import Claims as Settings
 from relay.settings.values import StoreKind
@@ -41,7 +42,14 @@ return held
 """
 
 #: Of a connection's options, those that hold for one to a sentinel.
-_OF_SENTINELS = ("socket_timeout", "socket_connect_timeout", "retry", "ssl", "ssl_ca_certs")
+_OF_SENTINELS = (
+    "socket_timeout",
+    "socket_connect_timeout",
+    "retry",
+    "health_check_interval",
+    "ssl",
+    "ssl_ca_certs",
+)
 
 _DROP = """
 for _, key in ipairs(KEYS) do
@@ -128,6 +136,7 @@ def _store(settings: Settings) -> "Store":
         "socket_timeout": settings.timeout,
         "socket_connect_timeout": settings.timeout,
         "retry": Retry(NoBackoff(), 0),
+        **lively(),
         "username": url.user,
         "password": url.password.get_secret_value() if url.password else None,
     }

@@ -194,6 +194,8 @@ class Kafka(_Section):
     key_file: Annotated[File | None, Field(validate_default=True)] = None
     #: Every exchange with Kafka ends by then; what is unknown at that point is read back.
     timeout: Annotated[float, Field(ge=0.1, le=300, allow_inf_nan=False), TIME] = 30
+    #: No connection is idle for longer, and what is known of the cluster is no older.
+    idle_timeout: Annotated[float, Field(ge=1, le=86400, allow_inf_nan=False), TIME] = 180
 
     @property
     def brokers(self) -> tuple[Endpoint, ...]:

@@ -7,21 +7,26 @@ itself, so without these tests a release that renames one of them would show by 
 import asyncio
 import contextlib
 import gc
+import socket
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any
 
 import pytest
 from aiokafka import errors
 
-from relay.egress.kafka import offsets, topics
+from relay import clock
+from relay.egress.kafka import offsets, sessions, topics
 from relay.egress.kafka.faults import translated
 from relay.egress.kafka.packing import Packing
 from relay.egress.kafka.producer import Producer
 from relay.errors import ProducerOustedError
 from relay.events import Outcome, Record
 from relay.settings import Kafka
+from tests.fakes import until
 from tests.kafka_server import Broker
+from tests.lab.proxy import Proxy
+from tests.ports import free_port
 
 
 @pytest.fixture
@@ -51,6 +56,30 @@ async def _started(settings: Kafka, name: str) -> Producer:
                 await asyncio.sleep(0.1)
             else:
                 return producer
+
+
+@pytest.fixture
+async def box(
+    settings: Kafka, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Callable[[float], Awaitable[Proxy]]]:
+    """Put a box between every client and the broker, which forgets what is quiet for so long."""
+    async with contextlib.AsyncExitStack() as stack:
+
+        async def forgetting(seconds: float) -> Proxy:
+            (broker,) = settings.brokers
+            proxy = Proxy(free_port(), broker.port, forgets_after=seconds)
+            await proxy.start()
+            stack.push_async_callback(proxy.stop)
+            connect = sessions.Session.connect
+
+            async def connected(session: Any) -> Any:
+                session._port = proxy.port
+                return await connect(session)
+
+            monkeypatch.setattr(sessions.Session, "connect", connected)
+            return proxy
+
+        yield forgetting
 
 
 async def _one(topic: str) -> AsyncIterator[Record]:
@@ -120,6 +149,91 @@ async def test_end_of_a_fenced_producer_is_noticed_once(
         await producer.discard()
         assert _closed(producer)
     del earlier, later, producer
+
+
+async def _published(producer: Producer, settings: Kafka, group: str, offset: int) -> None:
+    """One transaction over every connection: topic, coordinators."""
+    async with asyncio.timeout(settings.timeout * 0.6):
+        await producer.begin()
+        await producer.send(_one(f"{settings.topic_prefix}t"))
+        await producer.carry_offset(group, topics.journal_topic(settings), offset)
+        await producer.commit()
+
+
+def _connections(producer: Producer) -> list[sessions.Session]:
+    return list(producer._producer.client._conns.values())
+
+
+async def test_no_connection_is_idle_for_longer_than_it_may(
+    settings: Kafka, box: Callable[[float], Awaitable[Proxy]]
+) -> None:
+    """So a box that forgets later has nothing to forget; what comes then takes new ones."""
+    proxy = await box(8)
+    settings = settings.model_copy(update={"idle_timeout": 1.0})
+    group = f"relay-{uuid.uuid4()}"
+    producer = await _started(settings, group)
+    await _published(producer, settings, group, 1)
+    before = _connections(producer)
+    assert len(before) > 1
+    await until(lambda: not any(connection.connected() for connection in before))
+    await _published(producer, settings, group, 2)
+    assert proxy.forgotten == 0
+    await producer.discard()
+
+
+async def test_dead_connection_is_found_out_before_it_is_used(
+    settings: Kafka,
+    box: Callable[[float], Awaitable[Proxy]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A box has forgotten all of them; what comes then waits for one answer, not for the end."""
+    monkeypatch.setattr(sessions, "QUIET", 0.5)
+    proxy = await box(1)
+    group = f"relay-{uuid.uuid4()}"
+    producer = await _started(settings, group)
+    for offset in (1, 2, 3):
+        await _published(producer, settings, group, offset)
+        await asyncio.sleep(1.1)
+    assert proxy.forgotten >= 2
+    await producer.discard()
+
+
+async def test_connection_is_not_used_after_a_sleep(
+    settings: Kafka, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the machine: its timers stand still meanwhile, and everybody has forgotten it."""
+    group = f"relay-{uuid.uuid4()}"
+    producer = await _started(settings, group)
+    await _published(producer, settings, group, 1)
+    before, boot = _connections(producer), clock.boot
+    monkeypatch.setattr(clock, "boot", lambda: boot() + 1000)
+    await _published(producer, settings, group, 2)
+    assert not any(connection.connected() for connection in before)
+    await producer.discard()
+
+
+async def test_kernel_looks_after_each_connection(settings: Kafka) -> None:
+    """It asks a quiet peer, and gives up on one that receives nothing, long before `timeout`."""
+    producer = await _started(settings, f"relay-{uuid.uuid4()}")
+    for connection in _connections(producer):
+        end = connection._writer.get_extra_info("socket")
+        assert end.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+        assert end.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 10
+        assert end.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 12_000
+    await producer.discard()
+
+
+async def test_broker_that_says_nothing_is_left_for_another(
+    settings: Kafka, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A connection that does not come about takes seconds, not all the time that there is."""
+    monkeypatch.setattr(sessions, "SETUP_TIMEOUT", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        servers = f"127.0.0.1:{port},127.0.0.1:{port},{settings.bootstrap_servers}"
+        several = settings.model_copy(update={"bootstrap_servers": servers})
+        async with asyncio.timeout(settings.timeout * 0.6):
+            await topics.ensure(several, [])
 
 
 async def test_group_that_kafka_has_never_heard_of_has_no_offset(settings: Kafka) -> None:

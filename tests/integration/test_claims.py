@@ -4,6 +4,7 @@ import asyncio
 import re
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import AsyncExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from pydantic import SecretStr
 from structlog.testing import capture_logs
 
 from relay.claims import claims as claims_module
-from relay.claims import seeding
+from relay.claims import connections, seeding
 from relay.claims import store as claimstore
 from relay.claims.claims import Claims
 from relay.claims.seeding import Seeding
@@ -25,6 +26,7 @@ from relay.settings import Claims as Settings
 from relay.settings import OnOutage
 from tests.fakes import as_json, event, journal_at, payload, until
 from tests.kafka_security import secure_listeners
+from tests.lab.proxy import Proxy
 from tests.ports import free_port
 from tests.redis_server import RedisServer, redis_server
 
@@ -517,19 +519,66 @@ async def test_cluster(tmp_path: Path) -> None:
 
 async def test_sentinel(tmp_path: Path, server: RedisServer) -> None:
     """The master is the one that the sentinels name."""
-    (tmp_path / "sentinel").mkdir()
-    config = tmp_path / "sentinel" / "sentinel.conf"
-    config.write_text(f"sentinel monitor main 127.0.0.1 {server.port} 1\n")
-    sentinel = RedisServer(free_port(), tmp_path / "sentinel")
-    sentinel.start_sentinel(config)
-    try:
+    with sentinel_of(tmp_path, server.port) as sentinel:
         url = f"redis+sentinel://127.0.0.1:{free_port()},127.0.0.1:{sentinel.port}/main"
         one = claims(url)
         assert frozenset() == await one.claim([stored("a")], "journal-1")
         assert b"journal-1" in server.call("GET", "relay:default:a")
         await one.close()
+
+
+@contextmanager
+def sentinel_of(directory: Path, port: int) -> Iterator[RedisServer]:
+    """Run a sentinel that names the server at a port `main`."""
+    (directory / "sentinel").mkdir()
+    config = directory / "sentinel" / "sentinel.conf"
+    config.write_text(f"sentinel monitor main 127.0.0.1 {port} 1\n")
+    sentinel = RedisServer(free_port(), directory / "sentinel")
+    sentinel.start_sentinel(config)
+    try:
+        yield sentinel
     finally:
         sentinel.kill()
+
+
+@pytest.mark.parametrize("scheme", ["redis", "redis+cluster", "redis+sentinel"])
+async def test_connection_that_a_box_has_forgotten_is_made_anew(
+    scheme: str, tmp_path: Path, server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No claim fails after a quiet time: what was quiet is asked before it is used."""
+    monkeypatch.setattr(connections, "QUIET", 0.5)
+    async with AsyncExitStack() as stack:
+        if scheme == "redis+cluster":
+            ports = [free_port() for _ in range(2)]
+            bus = ("--cluster-port", str(ports[0]), "--cluster-announce-port", str(ports[1]))
+            server = stack.enter_context(redis_server(tmp_path, "--cluster-enabled", "yes", *bus))
+            server.call("CLUSTER", "ADDSLOTSRANGE", "0", "16383")
+            await until(lambda: b"cluster_state:ok" in server.call("CLUSTER", "INFO"))
+            box = Proxy(ports[1], server.port, forgets_after=1)
+        else:
+            box = Proxy(free_port(), server.port, forgets_after=1)
+        await box.start()
+        stack.push_async_callback(box.stop)
+        url, sentinel_box = f"{scheme}://127.0.0.1:{box.port}", box
+        if scheme == "redis+sentinel":
+            sentinel = stack.enter_context(sentinel_of(tmp_path, box.port))
+            sentinel_box = Proxy(free_port(), sentinel.port, forgets_after=1)
+            await sentinel_box.start()
+            stack.push_async_callback(sentinel_box.stop)
+            url = f"{scheme}://127.0.0.1:{sentinel_box.port}/main"
+        one = Claims(
+            Settings(url=SecretStr(url), timeout=4), Retention(WINDOW), metrics := Metrics()
+        )
+        stack.push_async_callback(one.close)
+        await one.ask([stored("a")], "journal-1")
+        with capture_logs() as logs:
+            for event_id in ("b", "c"):
+                await asyncio.sleep(1.1)
+                assert Verdict() == await one.ask([stored(event_id)], "journal-1")
+        assert logs == []
+        assert metrics.claims_up._value.get() == 1
+        assert box.forgotten
+        assert sentinel_box.forgotten
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,10 @@
 """A small TCP proxy between two processes, to cut, delay and half-open what runs through it."""
 
 import asyncio
+import math
+import time
 from contextlib import suppress
+from dataclasses import dataclass
 from enum import StrEnum
 
 #: Bytes read at once.
@@ -23,8 +26,12 @@ class Line(StrEnum):
 class Proxy:
     """Listens on a port of loopback and passes on to another."""
 
-    def __init__(self, port: int, target: int) -> None:
+    def __init__(self, port: int, target: int, *, forgets_after: float = math.inf) -> None:
+        """`forgets_after` so many seconds a connection that was quiet, and tells neither end."""
         self.port = port
+        #: How many were forgotten while somebody still counted on them.
+        self.forgotten = 0
+        self._memory = forgets_after
         self._target = target
         self._line = Line.OPEN
         self._delay = 0.0
@@ -79,21 +86,44 @@ class Proxy:
             return
         ends = {writer, there[1]}
         self._writers |= ends
+        entry = _Entry(used_at=time.monotonic())
         try:
             async with asyncio.TaskGroup() as group:
-                group.create_task(self._pass_on(reader, there[1]))
-                group.create_task(self._pass_on(there[0], writer))
+                group.create_task(self._pass_on(reader, there[1], entry))
+                group.create_task(self._pass_on(there[0], writer, entry))
         finally:
             self._writers -= ends
             for end in ends:
                 end.transport.abort()
 
-    async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _pass_on(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, entry: "_Entry"
+    ) -> None:
         with suppress(OSError):
             while bite := await reader.read(BITE):
                 if self._delay:
                     await asyncio.sleep(self._delay)
                 await self._flows.wait()
-                writer.write(bite)
-                await writer.drain()
-        writer.transport.abort()
+                if self._remembers(entry):
+                    writer.write(bite)
+                    await writer.drain()
+        # Of the end of a connection that is forgotten the other end does not hear either.
+        if self._remembers(entry):
+            writer.transport.abort()
+
+    def _remembers(self, entry: "_Entry") -> bool:
+        now = time.monotonic()
+        if not entry.forgotten and now < entry.used_at + self._memory:
+            entry.used_at = now
+            return True
+        self.forgotten += not entry.forgotten
+        entry.forgotten = True
+        return False
+
+
+@dataclass
+class _Entry:
+    """What a box between two networks remembers of a connection."""
+
+    used_at: float
+    forgotten: bool = False

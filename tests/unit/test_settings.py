@@ -102,6 +102,7 @@ def test_least_is_an_app_and_a_broker(monkeypatch: pytest.MonkeyPatch) -> None:
         ("KAFKA__SASL_PASSWORD", "p", "kafka.sasl_password", SecretStr("p")),
         ("KAFKA__CA_FILE", __file__, "kafka.ca_file", Path(__file__)),
         ("KAFKA__TIMEOUT", "1m", "kafka.timeout", 60),
+        ("KAFKA__IDLE_TIMEOUT", "3m", "kafka.idle_timeout", 180),
         ("DRAIN__DELAY", "0s", "drain.delay", 0),
         ("DRAIN__TIMEOUT", "1.5s", "drain.timeout", 1.5),
         ("LOG__LEVEL", "debug", "log.level", "debug"),

@@ -311,6 +311,7 @@ def test_collector_is_at_one_place(url: str, monkeypatch: pytest.MonkeyPatch) ->
     [
         "JOURNAL__DEDUPE_WINDOW",
         "KAFKA__TIMEOUT",
+        "KAFKA__IDLE_TIMEOUT",
         "CLAIMS__TIMEOUT",
         "WEBHOOK__READ_TIMEOUT",
         "DRAIN__DELAY",
@@ -327,7 +328,14 @@ def test_time_is_a_number_of_seconds(
 
 
 @pytest.mark.parametrize(
-    "name", ["JOURNAL__DEDUPE_WINDOW", "KAFKA__TIMEOUT", "CLAIMS__TIMEOUT", "WEBHOOK__READ_TIMEOUT"]
+    "name",
+    [
+        "JOURNAL__DEDUPE_WINDOW",
+        "KAFKA__TIMEOUT",
+        "KAFKA__IDLE_TIMEOUT",
+        "CLAIMS__TIMEOUT",
+        "WEBHOOK__READ_TIMEOUT",
+    ],
 )
 @pytest.mark.parametrize("value", ["0", "0s", "0.0", "1e-9", "0ms"])
 def test_no_time_at_all_is_no_limit(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:

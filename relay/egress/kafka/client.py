@@ -20,6 +20,8 @@ CONNECT_TIMEOUT = 5000
 LEAST_VERSION = "2.5"
 OFFSET_FETCH, _OFFSET_FETCH_VERSION = 9, 7
 _CREATE_TOPICS = 19
+#: What a client has to know, and a connection has not.
+_OF_CLIENTS = ("bootstrap_servers", "connections_max_idle_ms", "metadata_max_age_ms")
 
 
 def client_options(settings: Kafka) -> dict[str, Any]:
@@ -32,6 +34,8 @@ def client_options(settings: Kafka) -> dict[str, Any]:
         "bootstrap_servers": settings.bootstrap_servers,
         "security_protocol": settings.security_protocol,
         "client_id": "relay",
+        "connections_max_idle_ms": int(settings.idle_timeout * 1000),
+        "metadata_max_age_ms": int(settings.idle_timeout * 1000),
     }
     if settings.security_protocol.startswith("SASL"):
         options |= {
@@ -94,7 +98,8 @@ async def _connect(settings: Kafka) -> None:
     """Connect to one bootstrap server and leave; raises the last one's error if none answers."""
     options = client_options(settings)
     failure: Exception = OSError("no bootstrap server is named")
-    del options["bootstrap_servers"]
+    for name in _OF_CLIENTS:
+        del options[name]
     for broker in settings.brokers:
         try:
             connection = await create_conn(
