@@ -1,6 +1,7 @@
 """`relay schema`: the contract for machines, on standard output or in a schema registry."""
 
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
@@ -8,8 +9,10 @@ import typer
 import uvloop
 from typer.core import TyperGroup
 
+from relay import settings
 from relay.cli.say import document, note, say
 from relay.contract.normalize import Router
+from relay.contract.rules.privacy import Guard
 from relay.settings.topics import OTHER
 
 
@@ -36,6 +39,10 @@ class Language(StrEnum):
 
 app = typer.Typer(help="The contract for machines.", cls=_TypeFirst)
 PrefixOption = Annotated[str, typer.Option(help="The topics' prefix.")]
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option(help="TOML file: the topics, and what is kept from consumers, by its settings."),
+]
 
 
 @app.callback()
@@ -55,6 +62,7 @@ def show(
             "--as", help="JSON Schema, or for Kafka Connect, Flink SQL, ksqlDB, PostgreSQL."
         ),
     ] = Language.JSON,
+    config: ConfigOption = None,
 ) -> None:
     """Print the schema of an event type's records, or the AsyncAPI document of the topics.
 
@@ -63,8 +71,8 @@ def show(
     from relay.contract import schemas
     from relay.contract.kit import sql
 
-    router = Router(prefix, {})
-    known = schemas.schemas()
+    router = _router(prefix, config)
+    known = schemas.schemas(router)
     if event_type and event_type not in known:
         raise typer.BadParameter(f"there are: {', '.join(known)}")
     if language is Language.JSON:
@@ -76,6 +84,15 @@ def show(
     else:
         for line in sql.PRINTERS[language](event_type, router).splitlines():
             say(line)
+
+
+def _router(prefix: str, config: Path | None) -> Router:
+    """Give the topics and the rules that settings name; without a file none are read."""
+    if config is None:
+        return Router(prefix, {})
+    loaded = settings.load(config)
+    privacy = loaded.privacy
+    return Router(*loaded.kafka.routes, Guard(privacy.drop, privacy.hash, privacy.key))
 
 
 def _connect(event_type: str, router: Router) -> None:
@@ -104,9 +121,10 @@ def register(
         str, typer.Option(envvar="RELAY_REGISTRY_PASSWORD", help="Better in the variable.")
     ] = "",
     prefix: PrefixOption = "feishu.",
+    config: ConfigOption = None,
 ) -> None:
     """Put the JSON Schemas of all values into a schema registry, if it finds all compatible."""
-    uvloop.run(_register(_address(registry), user, password, Router(prefix, {})))
+    uvloop.run(_register(_address(registry), user, password, _router(prefix, config)))
 
 
 def _address(text: str) -> str:
@@ -130,7 +148,9 @@ async def _register(url: str, user: str, password: str, router: Router) -> None:
     from relay.cli.registry import Registry
     from relay.contract import schemas
 
-    subjects = {f"{router.topic(name)}-{name}": one for name, one in schemas.schemas().items()}
+    subjects = {
+        f"{router.topic(name)}-{name}": one for name, one in schemas.schemas(router).items()
+    }
     headers = {}
     if user:
         headers["Authorization"] = aiohttp.encode_basic_auth(user, password, "utf-8")

@@ -97,9 +97,9 @@ _KEYS = {
 }
 
 
-def schemas() -> dict[str, Json]:
+def schemas(router: Router = _DEFAULT) -> dict[str, Json]:
     """Give the JSON Schema of each event type's value, and of `other`, by type."""
-    return {event_type: schema(event_type) for event_type in (*EVENT_TYPES, OTHER)}
+    return {event_type: schema(event_type, router) for event_type in (*EVENT_TYPES, OTHER)}
 
 
 def schema(event_type: str, router: Router = _DEFAULT) -> Json:

@@ -328,6 +328,15 @@ class Settings(_Section):
         moved = self.journal.model_copy(update={"path": journal})
         return self.model_copy(update={"journal": moved})
 
+    @field_validator("privacy")
+    @classmethod
+    def _unexposed(cls, privacy: Privacy, before: ValidationInfo) -> Privacy:
+        """A record's key is read as Feishu sends it."""
+        kafka = before.data.get("kafka")
+        if kafka and (found := list(privacy.exposed(kafka.keys))):
+            raise ValueError("\n".join(found))
+        return privacy
+
     @field_validator("admin")
     @classmethod
     def _apart(cls, admin: Admin, before: ValidationInfo) -> Admin:

@@ -4,13 +4,13 @@ The names are those of the known event types, and of the objects in their schema
 the rules for them; a test holds the two together.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from difflib import SequenceMatcher
 from typing import Annotated
 
 from pydantic import BaseModel, Field, SecretStr, ValidationInfo, field_validator
 
-from relay.settings import values
+from relay.settings import patterns, topics, values
 from relay.settings.values import Names, Secret
 
 #: 128 bits in hex: mail addresses and ids can all be tried, so this key alone keeps them.
@@ -70,6 +70,14 @@ class Privacy(BaseModel):
         if len(text) < SHORTEST_SALT and (text or before.data.get("hash")):
             raise ValueError(f"must have {SHORTEST_SALT} characters: guessed, it tells every hash")
         return salt
+
+    def exposed(self, keys: Mapping[str, str]) -> Iterator[str]:
+        """Say which of the fields would stand in keys, by what `kafka.keys` says."""
+        asked = {name.rpartition(".")[2] for name in (*self.drop, *self.hash)}
+        paths = patterns.Patterns(keys)
+        for event_type in topics.DEFAULTS:
+            for name in sorted(asked & {*(paths.get(event_type) or "").split(".")}):
+                yield f"{name}: by kafka.keys the key of {event_type} would show it"
 
     @property
     def key(self) -> bytes:

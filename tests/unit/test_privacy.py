@@ -1,5 +1,6 @@
 """What an operator keeps from consumers is in no record, whatever Feishu sends in its place."""
 
+import asyncio
 import hashlib
 import hmac
 import json
@@ -11,8 +12,10 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator  # type: ignore[import-untyped]
 from pydantic import SecretStr, ValidationError
+from typer.testing import CliRunner
 
 from relay import settings
+from relay.cli.main import app
 from relay.contract import glossary, schemas
 from relay.contract.normalize import EVENT_TYPES, Router, normalize
 from relay.contract.rules.privacy import Guard
@@ -20,7 +23,7 @@ from relay.contract.rules.table import Rule, shapes
 from relay.events import Record, StoredEvent, Transport
 from relay.settings import Privacy
 from relay.settings import privacy as names
-from tests.fakes import MESSAGE_CREATED
+from tests.fakes import MESSAGE_CREATED, as_json, event, journal_at, payload
 from tests.unit.test_settings import LEAST, SECRET, mistakes
 
 CREATED, UPDATED = "helpdesk.ticket.created_v1", "helpdesk.ticket.updated_v1"
@@ -291,6 +294,47 @@ def test_schemas_mark_what_is_personal_and_what_became_of_it() -> None:
     assert "@" not in json.dumps(schemas.schema(CREATED, asked)["examples"])
 
 
+def test_command_prints_the_schema_of_a_relay_by_its_settings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in LEAST.items():
+        monkeypatch.setenv(name, value)
+    toml = tmp_path / "relay.toml"
+    toml.write_text('[kafka]\ntopic_prefix = "desk."\n[privacy]\ndrop = ["email"]\n')
+    made_by = Router("desk.", {}, None, Guard(["email"]))
+
+    def printed(*arguments: str) -> Any:
+        done = CliRunner().invoke(app, ["schema", *arguments, "--config", str(toml)])
+        return json.loads(done.stdout)
+
+    assert printed() == schemas.asyncapi(made_by)
+    assert printed(CREATED) == schemas.schema(CREATED, made_by)
+    assert (
+        printed(CREATED)["$defs"]["Person"]["properties"]["email"]["x-personal-data"] == "dropped"
+    )
+
+
+def test_operator_sees_the_record_that_consumers_get(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the settings, as `relay serve` makes it; the body stays whole."""
+    for name, value in LEAST.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("RELAY_PRIVACY__DROP", "email")
+    monkeypatch.setenv("RELAY_JOURNAL__PATH", str(tmp_path / "journal.db"))
+
+    async def fill() -> None:
+        async with journal_at(tmp_path / "journal.db") as journal:
+            body = payload("e-1", event_type=CREATED, event={"guest": PERSON})
+            await journal.add(event("e-1", as_json(body)))
+
+    asyncio.run(fill())
+    done = CliRunner().invoke(app, ["events", "show", "e-1", "--record"])
+    shown = json.loads(done.stdout)
+    assert shown["body"]["event"]["guest"]["email"] == "h@x.cn"
+    assert "email" not in shown["record"]["value"]["data"]["guest"]
+
+
 @pytest.mark.parametrize(
     ("setting", "given_name", "said"),
     [
@@ -339,6 +383,36 @@ def test_field_is_dropped_or_hashed_but_not_both(monkeypatch: pytest.MonkeyPatch
     }
     expected = "privacy.hash (RELAY_PRIVACY__HASH): email: is dropped"
     assert mistakes(monkeypatch, variables) == [expected]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "path", "name"),
+    [
+        (MESSAGE_CREATED, "sender_id.open_id", "open_id"),
+        ("helpdesk.ticket_message.*", "ticket.guest.email", "Person.email"),
+        ("helpdesk.*", "guest.name", "guest"),
+    ],
+)
+def test_private_field_is_no_key(
+    pattern: str, path: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is kept out of the value must not stand beside it."""
+    keys = {"RELAY_KAFKA__KEYS": json.dumps({pattern: path})}
+    found = mistakes(monkeypatch, {**keys, "RELAY_PRIVACY__DROP": name})
+    for line in found:
+        assert line.startswith("privacy (RELAY_PRIVACY): ")
+        assert line.endswith("would show it")
+    assert pattern.removesuffix("*") in found[0]
+
+
+def test_key_of_other_types_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Privacy is for the known types, and says so."""
+    monkeypatch.setenv("RELAY_PRIVACY__DROP", "open_id")
+    keys = json.dumps({"im.*": "sender.sender_id.open_id", MESSAGE_CREATED: "chat_id"})
+    monkeypatch.setenv("RELAY_KAFKA__KEYS", keys)
+    for name, value in LEAST.items():
+        monkeypatch.setenv(name, value)
+    assert settings.load().privacy.drop == ("open_id",)
 
 
 @pytest.mark.parametrize("salt", [None, SECRET[:5], SALT[:31]])
