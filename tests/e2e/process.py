@@ -12,16 +12,17 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import IO, Any, Self
 
 import aiohttp
 
 from tests import oracle
 from tests.e2e import clock as clocks
+from tests.e2e.forks import Fork, nursery
 from tests.ports import free_port
 
 PROJECT = Path(__file__).parents[2]
-COMMAND = Path(sys.executable).with_name("relay")
+COMMAND = str(Path(sys.executable).with_name("relay"))
 #: Seconds between two looks.
 LOOK = 0.03
 #: What may stand in no log: keys, tokens, customers' words.
@@ -43,7 +44,7 @@ class Relay:
         self._clock = directory / "clock"
         self._webhook_port, self._admin_port = free_port(), free_port()
         self._settings = self._defaults() | settings
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: subprocess.Popen[bytes] | Fork | None = None
 
     def _defaults(self) -> dict[str, str]:
         return {
@@ -116,22 +117,30 @@ class Relay:
         if clock is not None:
             self.set_clock(clock)
             ways["clock"] = str(self._clock)
-        command = [str(COMMAND)]
+        words = ["relay", "serve"]
         for way, argument in ways.items():
             if argument:
-                command = [sys.executable, "-m", f"tests.e2e.{way}", argument, "--"]
-        if file_size:
-            command = ["prlimit", f"--fsize={file_size}:", *command]
+                words = [f"tests.e2e.{way}", argument, "--", "serve"]
         environment = _environment(self._settings | settings)
         with self._log_file.open("ab") as log:
-            self._process = subprocess.Popen(
-                [*command, "serve"],
-                cwd=PROJECT,
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-            )
+            self._process = self._run(words, file_size, environment, log)
+
+    def _run(
+        self, words: list[str], file_size: str, environment: dict[str, str], log: IO[bytes]
+    ) -> subprocess.Popen[bytes] | Fork:
+        """Run a module, by its name, with arguments; relay itself as a user does."""
+        module, *arguments = words
+        command = [COMMAND] if module == "relay" else [sys.executable, "-m", module]
+        if file_size:
+            command = ["prlimit", f"--fsize={file_size}:", *command]
+        return subprocess.Popen(
+            [*command, *arguments],
+            cwd=PROJECT,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
 
     def set_clock(self, ahead: float) -> None:
         """Set the clock of a process that was started with one; in seconds ahead."""
@@ -210,15 +219,18 @@ class Relay:
 
     async def ended(self, timeout: float = 30) -> int:  # noqa: ASYNC109 - a deadline to poll to
         """Wait until it has ended; give its exit code, negative after a signal."""
-        process = self._process
+        process, code = self._process, None
         assert process is not None
 
         async def over() -> bool:
-            return process.poll() is not None
+            nonlocal code
+            code = process.poll()
+            return code is not None
 
         await until(over, timeout, "relay has ended")
+        assert code is not None
         self._process = None
-        return process.returncode
+        return code
 
     async def killed(self) -> None:
         """SIGKILL and wait for the end."""
@@ -246,6 +258,18 @@ class Relay:
             ):
                 return response.status, await response.text()
         return 0, ""
+
+
+class ForkedRelay(Relay):
+    """The same for tests that start it again and again: see forks.py."""
+
+    def _run(
+        self, words: list[str], file_size: str, environment: dict[str, str], log: IO[bytes]
+    ) -> subprocess.Popen[bytes] | Fork:
+        if file_size or words[0] == "tests.e2e.clock":
+            # A wrong clock must be there before the libraries are.
+            return super()._run(words, file_size, environment, log)
+        return nursery().fork(*words, environment=environment, output=log)
 
 
 async def until(

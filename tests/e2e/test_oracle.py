@@ -14,7 +14,7 @@ from relay.simulator.feishu import SmallFeishu
 from relay.simulator.gateway import GatewayOptions
 from tests.conftest import Say
 from tests.e2e.crash import POINTS
-from tests.e2e.process import Relay
+from tests.e2e.process import ForkedRelay, Relay
 from tests.kafka_server import Broker
 from tests.oracle import Event, Oracle, Report
 
@@ -102,6 +102,7 @@ async def fire(relay: Relay, oracle: Oracle, kills: list[str], rng: random.Rando
         for point in kills:
             await kill(relay, point, rng)
         await relay.serving()
+        await asyncio.sleep(1)
     await relay.drained(60)
     assert await relay.stopped() == 0
     return await oracle.compared(relay.bootstrap, relay.prefix)
@@ -113,7 +114,7 @@ async def test_exactly_once_over_kills(
 ) -> None:
     """Killed at every step of accepting, publishing and recovering, and at random moments."""
     rng = random.Random(KILLS)
-    async with Relay(tmp_path, kafka.bootstrap, topic_prefix) as relay:
+    async with ForkedRelay(tmp_path, kafka.bootstrap, topic_prefix) as relay:
         oracle = Oracle(relay.url)
         report = await fire(relay, oracle, plan(CRASHES, KILLS, rng), rng)
     say(f"{KILLS} kills: {report}; answers {dict(oracle.answers)}, p99 {oracle.p99:.3f} s")
@@ -127,7 +128,7 @@ async def test_exactly_once_over_kills_on_an_old_kafka(
 ) -> None:
     """Which answers a commit before the offset in it can be read."""
     rng = random.Random(KILLS)
-    async with Relay(tmp_path, old_kafka.bootstrap, topic_prefix) as relay:
+    async with ForkedRelay(tmp_path, old_kafka.bootstrap, topic_prefix) as relay:
         report = await fire(relay, Oracle(relay.url), list(CRASHES_OF_KAFKA), rng)
     say(f"{len(CRASHES_OF_KAFKA)} kills: {report}")
     assert not report.faults(), report.faults()
@@ -140,7 +141,7 @@ async def test_at_least_once_over_kills(
     """Without transactions a kill may repeat events; it loses none and keeps their order."""
     rng = random.Random(KILLS)
     delivery = {"KAFKA__DELIVERY": "at-least-once"}
-    async with Relay(tmp_path, kafka.bootstrap, topic_prefix, **delivery) as relay:
+    async with ForkedRelay(tmp_path, kafka.bootstrap, topic_prefix, **delivery) as relay:
         oracle = Oracle(relay.url)
         kills = plan(CRASHES_AT_LEAST_ONCE, KILLS_AT_LEAST_ONCE, rng)
         report = await fire(relay, oracle, kills, rng)
@@ -181,7 +182,7 @@ async def test_exactly_once_over_kills_on_both_transports(
         "APPS__DEFAULT__APP_ID": "cli_a",
         "APPS__DEFAULT__APP_SECRET": "s",
     }
-    async with Relay(tmp_path, kafka.bootstrap, topic_prefix, **connection) as relay:
+    async with ForkedRelay(tmp_path, kafka.bootstrap, topic_prefix, **connection) as relay:
         oracle = TwoWayOracle(relay.url, feishu, rng)
         kills = plan(CRASHES_OF_BOTH, KILLS_OF_BOTH, rng)
         report = await fire(relay, oracle, kills, rng)

@@ -11,6 +11,7 @@ from structlog.testing import capture_logs
 
 from relay import app
 from relay.errors import JournalNoSpaceError, JournalRemoteError, StoppedWorkingError
+from relay.ingress import webhook
 from relay.journal.disk import mounts
 from relay.journal.disk.volume import lock_path
 from relay.journal.journal import Journal
@@ -133,6 +134,7 @@ async def test_process_ends_when_a_part_of_it_dies(
     place: type, function: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With a request under way: it ends too, and the process says why, with an exit code."""
+    monkeypatch.setattr(webhook, "SHUTDOWN_TIMEOUT", 1.0)
     async with asyncio.timeout(20):
         run = await start(quick(tmp_path))
         await run.relay.ready.wait()

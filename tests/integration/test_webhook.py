@@ -689,6 +689,8 @@ UNFINISHED = {
 async def test_limit_of_connections_is_a_limit(place: Place, beginning: bytes) -> None:
     """Whatever they are busy with; and a good request still gets its answer."""
     server = limited(place, 5)
+    # Seconds that aiohttp waits for the rest of a request that is refused: ten, else.
+    server._kwargs["lingering_time"] = 1.0
     opened = []
     for _ in range(60):
         opened.append(await asyncio.open_connection("127.0.0.1", place.port))

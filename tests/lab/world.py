@@ -13,7 +13,7 @@ import aiohttp
 
 from relay.simulator.feishu import SmallFeishu
 from relay.simulator.gateway import GatewayOptions
-from tests.e2e.process import Relay
+from tests.e2e.process import ForkedRelay, Relay
 from tests.lab.ground import Ground
 from tests.lab.proxy import Line, Proxy
 from tests.oracle import Event, Oracle, Report
@@ -147,7 +147,7 @@ class World:
         }
         if number > 0:
             settings |= _CREDENTIALS
-        return Relay(directory, self.ground.seen_by(number), self.prefix, **settings)
+        return ForkedRelay(directory, self.ground.seen_by(number), self.prefix, **settings)
 
     @contextlib.asynccontextmanager
     async def opened(self) -> AsyncIterator[LabOracle]:

@@ -25,9 +25,11 @@ COUNT = 2_000
 TYPES = (*EVENT_TYPES, OTHER)
 _TSCONFIG = {
     "compilerOptions": {
+        "lib": ["es2022"],
         "module": "esnext",
         "moduleResolution": "bundler",
         "noEmit": True,
+        "skipLibCheck": True,
         "strict": True,
         "target": "es2022",
         "types": [],
