@@ -37,6 +37,8 @@ class Outcome(StrEnum):
     CHALLENGE = "challenge"
     PUBLISHED = "published"
     DEAD_LETTER = "dead_letter"
+    #: A credential: it is for no topic.
+    WITHHELD = "withheld"
 
 
 class DeadLetterReason(StrEnum):
@@ -50,6 +52,15 @@ class DeadLetterReason(StrEnum):
     #: The broker refuses its record, alone and again.
     REFUSED = "refused"
     INTERNAL_ERROR = "internal_error"
+
+
+#: Feishu pushes one to each app of its store, every hour. With the app's secret it is the app.
+APP_TICKET = "app_ticket"
+
+
+def withheld(event_type: str | None) -> bool:
+    """Whether events of this type are never published: they bring a credential."""
+    return event_type == APP_TICKET
 
 
 def refusal(reason: str | None) -> DeadLetterReason | None:

@@ -14,13 +14,14 @@ import uvloop
 from relay import settings
 from relay.cli.say import document, say
 from relay.contract import exactjson
+from relay.contract.credentials import concealed
 from relay.contract.normalize import Router, normalize
 from relay.contract.printable import printable
 from relay.contract.rules.privacy import Guard
 from relay.contract.rules.values import rfc3339
 from relay.egress.kafka.faults import describe
 from relay.errors import JournalError
-from relay.events import Outcome, StoredEvent
+from relay.events import Outcome, StoredEvent, withheld
 from relay.journal import handover
 from relay.journal import view as journalview
 from relay.observe import logs
@@ -46,8 +47,6 @@ AppOption = Annotated[
 ]
 EventId = Annotated[str, typer.Argument(metavar="ID", help="The event id.")]
 
-#: What is shown instead of a verification token.
-HIDDEN = "(hidden)"
 #: Columns of a table that no terminal shows.
 WIDE = 200
 _STYLES = {"pending": "yellow", "dead_letter": "red", "published": "green"}
@@ -60,6 +59,7 @@ class Ending(StrEnum):
     PUBLISHED = Outcome.PUBLISHED.value
     DUPLICATE = Outcome.DUPLICATE.value
     DEAD_LETTER = Outcome.DEAD_LETTER.value
+    WITHHELD = Outcome.WITHHELD.value
 
 
 def _path(journal: Path | None, config: Path | None) -> Path:
@@ -151,7 +151,9 @@ def show(
         "body": _body(body),
     }
     if record and body:
-        shown["record"] = _record(journalview.as_stored(entry, body), journal, config)
+        stored = journalview.as_stored(entry, body)
+        kept = withheld(entry.event_type)
+        shown["record"] = None if kept else _record(stored, journal, config)
     document(shown, indent=2)
 
 
@@ -252,12 +254,8 @@ def _record(stored: StoredEvent, journal: Path | None, config: Path | None) -> d
 
 
 def _body(body: bytes) -> object:
-    """Give the body as JSON without its token; one that relay could not read, as text."""
+    """Give the body as JSON without its credentials; one that relay could not read, as text."""
     try:
-        value = exactjson.loads(body) if body else None
+        return concealed(exactjson.loads(body)) if body else None
     except ValueError:
         return body.decode(errors="replace")
-    for place in (value, value.get("header")) if isinstance(value, dict) else ():
-        if isinstance(place, dict) and place.get("token"):
-            place["token"] = HIDDEN
-    return value

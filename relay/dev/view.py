@@ -117,13 +117,14 @@ class Board:
     def account_line(self) -> Text:
         """The promise in numbers, with a mark whether they add up."""
         now = self.account()
-        settled = now.published + now.duplicate + now.dead_letter
+        settled = now.published + now.duplicate + now.dead_letter + now.withheld
         holds = now.received == settled + now.pending
         line = Text.assemble(
             ("received ", "dim"), (str(now.received), "bold"),
             (" = published ", "dim"), (str(now.published), "bold green"),
             (" + duplicate ", "dim"), (str(now.duplicate), "bold yellow"),
             (" + dead-lettered ", "dim"), (str(now.dead_letter), "bold red"),
+            (f" + withheld {now.withheld}" if now.withheld else "", "dim"),
             (" + pending ", "dim"), (str(now.pending), "bold cyan"),
         )  # fmt: skip
         return line.append("  ✓" if holds else "  ✗ does not add up", "green" if holds else "red")

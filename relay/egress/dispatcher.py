@@ -40,6 +40,7 @@ from relay.events import (
     Settlement,
     StoredEvent,
     Verdict,
+    withheld,
 )
 from relay.fairness import Turns
 from relay.journal.journal import Journal
@@ -231,14 +232,16 @@ class Dispatcher:
 
     async def _publish(self, batch: Sequence[StoredEvent], verdict: Verdict) -> list[Settlement]:
         """Make the records and publish them; give how each event ended."""
-        if len(verdict.lost) == len(batch):
+        ours = [
+            event for place, event in enumerate(batch) if not _unpublished(place, event, verdict)
+        ]
+        if not ours:
             return [settlement for settlement, _ in self._endings(batch, verdict)]
         settlements: list[Settlement] = []
         records = self._records(batch, verdict, settlements)
         try:
             await self._publisher.publish(records, batch[-1].seq)
         except RecordRefusedError as error:
-            ours = [event for place, event in enumerate(batch) if place not in verdict.lost]
             await self._give_up([ours[position] for position in error.positions], error)
             raise
         except BatchRefusedError as error:
@@ -268,8 +271,8 @@ class Dispatcher:
         """Decide how each event ends, and make the record if it is ours to publish."""
         self._lateness.begin()
         for place, event in enumerate(batch):
-            if place in verdict.lost:
-                yield _lost(event), None
+            if settlement := _unpublished(place, event, verdict):
+                yield settlement, None
                 continue
             record = self._record(event)
             if record.outcome is Outcome.PUBLISHED:
@@ -325,6 +328,15 @@ class Dispatcher:
         for event in batch:
             if not event.replayed:
                 self._metrics.end_to_end_seconds.observe((now - event.received_at) / 1000)
+
+
+def _unpublished(place: int, event: StoredEvent, verdict: Verdict) -> Settlement | None:
+    """Say how an event ends that is for no topic, or not for us to publish."""
+    if place in verdict.lost:
+        return _lost(event)
+    if withheld(event.event_type):
+        return Settlement(seq=event.seq, outcome=Outcome.WITHHELD)
+    return None
 
 
 def _lost(event: StoredEvent) -> Settlement:

@@ -17,10 +17,11 @@ import pybase64
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 from relay.contract import exactjson
+from relay.contract.credentials import without_ticket
 from relay.contract.identity import identify
 from relay.contract.rules.values import to_milliseconds
 from relay.errors import RejectedError, RejectReason
-from relay.events import Callback, Challenge, DeadLetterReason, RawCallback, Transport
+from relay.events import Callback, Challenge, DeadLetterReason, RawCallback, Transport, withheld
 from relay.journal.retention import Retention
 from relay.observe import traces
 
@@ -192,16 +193,19 @@ def _identify(raw: RawCallback, plain: bytes, body: Any) -> Callback:
     event_id, event_type, dead_letter = (
         (None, None, DeadLetterReason.NOT_JSON) if body is _UNREADABLE else identify(body)
     )
+    kept, content = plain, None if body is _UNREADABLE else body
+    if withheld(event_type):
+        kept, content, dead_letter = without_ticket(plain), None, None
     return Callback(
         app=raw.app,
         transport=raw.transport,
         received_at=raw.received_at,
         event_id=event_id or hashlib.sha256(plain).hexdigest(),
         event_type=event_type or "",
-        body=plain,
+        body=kept,
         dead_letter=dead_letter,
         traceparent=traces.parse(raw.traceparent) if raw.traceparent else None,
-        content=None if body is _UNREADABLE else body,
+        content=content,
     )
 
 

@@ -19,7 +19,7 @@ from typing import Any
 import orjson
 
 from relay.errors import HandoverError
-from relay.events import EXPORTED, Outcome, Transport
+from relay.events import EXPORTED, Outcome, Transport, withheld
 from relay.journal import file as journalfile
 from relay.journal.disk import faults
 from relay.journal.rows import identity
@@ -110,6 +110,9 @@ def _write_draft(connection: sqlite3.Connection, draft: Path) -> tuple[int, int]
             fields = dict(zip(_FIELDS, values, strict=True))
             if last_seq <= journal.former_seq:
                 origin = " ".join(filter(None, (origin, journal.former_ids)))  # noqa: PLW2901
+            if withheld(fields["event_type"]):
+                # An earlier version has stored it whole, and nobody needs it.
+                body = b""  # noqa: PLW2901
             file.write(_line(fields | {"origin": origin, "body": b64encode(body).decode()}))
             count += 1
         file.write(_line({"end": count}))

@@ -55,14 +55,14 @@ CREATE TABLE events (
     -- After `relay events import`: the ids of the journals that the event has passed through,
     -- with a space between them: their claims count as our own.
     origin TEXT,
-    -- NULL while pending, then published, duplicate or dead_letter.
+    -- NULL while pending, then published, duplicate, dead_letter or withheld.
     outcome TEXT,
     -- Why it is a dead letter; too_large and refused are noted while it is pending. Rows
     -- with one of them, or with internal_error, stay until an operator decides.
     reason TEXT,
     -- Unix time in milliseconds.
     settled_at INTEGER,
-    -- The decrypted bytes, as Feishu sent them.
+    -- The decrypted bytes, as Feishu sent them; of an app's ticket without the ticket.
     body BLOB NOT NULL,
     -- The trace that the request was part of, as W3C's `traceparent`; NULL where it named none.
     -- (Behind the body, where the change from version 1 has put it.)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from relay.errors import EventNotFoundError, EventNotReplayableError
-from relay.events import Callback, DeadLetterReason, StoredEvent, Transport, refusal
+from relay.events import Callback, DeadLetterReason, StoredEvent, Transport, refusal, withheld
 from relay.journal import file
 from relay.journal.disk import faults
 from relay.journal.retention import Retention
@@ -187,6 +187,8 @@ class JournalView:
             entry, body = self.find(event_id, app)
             if entry.outcome == PENDING:
                 raise EventNotReplayableError(f"event {event_id} is still pending")
+            if withheld(entry.event_type):
+                raise EventNotReplayableError(f"event {event_id} is an app's ticket: for no topic")
             if not body:
                 raise EventNotReplayableError(f"the full journal let go of the body of {event_id}")
             row = self._connection.execute(_COPY, (entry.seq,)).fetchone()

@@ -14,18 +14,22 @@ from prometheus_client.registry import Collector
 from relay.events import Outcome, Transport
 
 #: How an event may end.
-ENDS = (Outcome.PUBLISHED, Outcome.DUPLICATE, Outcome.DEAD_LETTER)
+ENDS = (Outcome.PUBLISHED, Outcome.DUPLICATE, Outcome.DEAD_LETTER, Outcome.WITHHELD)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Account:
-    """The promise in numbers: received = published + duplicate + dead_letter + pending."""
+    """The promise in numbers: received = published + duplicate + dead_letter + withheld + pending.
+
+    What is withheld is no event for anybody: an app's ticket, a credential.
+    """
 
     received: int
     published: int
     duplicate: int
     dead_letter: int
     pending: int
+    withheld: int = 0
 
 
 class Ledger(Collector):
@@ -57,6 +61,7 @@ class Ledger(Collector):
             duplicate=self._settled[Outcome.DUPLICATE],
             dead_letter=self._settled[Outcome.DEAD_LETTER],
             pending=received - settled,
+            withheld=self._settled[Outcome.WITHHELD],
         )
 
     def collect(self) -> Iterator[Metric]:

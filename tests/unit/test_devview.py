@@ -102,6 +102,11 @@ def test_an_account_that_does_not_add_up_says_so() -> None:
     assert "does not add up" in Board(PLACES, lambda: account(8)).account_line().plain
 
 
+def test_account_of_a_ticket_adds_up_too() -> None:
+    line = Board(PLACES, lambda: replace(account(8), withheld=1)).account_line().plain
+    assert "+ dead-lettered 1 + withheld 1 + pending 1  ✓" in line
+
+
 def test_what_must_not_happen_stands_out() -> None:
     board = Board(PLACES, account)
     board.seen(record())

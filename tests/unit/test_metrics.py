@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from relay.errors import RejectReason
 from relay.events import Outcome, Transport
-from relay.observe.account import Account
+from relay.observe.account import ENDS, Account
 from relay.observe.metrics import Metrics
 
 NAMES = {
@@ -60,6 +60,7 @@ def test_every_way_to_end_is_exposed_at_zero() -> None:
         'relay_settled_total{outcome="published"}': 0,
         'relay_settled_total{outcome="duplicate"}': 0,
         'relay_settled_total{outcome="dead_letter"}': 0,
+        'relay_settled_total{outcome="withheld"}': 0,
     }
 
 
@@ -107,10 +108,10 @@ def test_account_balances_after_every_step(steps: list[tuple[str, int]]) -> None
             metrics.ledger.received("a", Transport.WEBHOOK, count)
         elif step == "repeated":
             metrics.ledger.repeated("b", Transport.LONG_CONNECTION, count)
-        elif step in {Outcome.PUBLISHED, Outcome.DUPLICATE, Outcome.DEAD_LETTER}:
+        elif step in ENDS:
             metrics.ledger.settled({Outcome(step): count})
         account, found = metrics.account(), samples(metrics)
-        settled = account.published + account.duplicate + account.dead_letter
+        settled = account.published + account.duplicate + account.dead_letter + account.withheld
         assert account.received == settled + account.pending
         assert found["relay_pending_events"] == account.pending
         received = sum(v for k, v in found.items() if k.startswith("relay_received_total"))
