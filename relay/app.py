@@ -16,8 +16,10 @@ from relay.admin import AdminServer
 from relay.contract.normalize import Router
 from relay.contract.rules.privacy import Guard
 from relay.egress.dispatcher import Dispatcher
+from relay.egress.kafka import durability
+from relay.egress.kafka.faults import translated
 from relay.egress.publisher import AtLeastOncePublisher, ExactlyOncePublisher, Publisher
-from relay.errors import JournalNoSpaceError, StoppedWorkingError
+from relay.errors import JournalNoSpaceError, PublishError, StoppedWorkingError
 from relay.ingress.pipeline import Pipeline
 from relay.ingress.webhook import WebhookServer
 from relay.journal import handover
@@ -161,6 +163,7 @@ class Relay:
         async with asyncio.TaskGroup() as tasks:
             watching = tasks.create_task(self._watch(journal))
             dispatching = tasks.create_task(dispatcher.run())
+            looking = tasks.create_task(self._look_at_copies(dispatcher.connected))
             for transport in transports:
                 if not isinstance(transport, WebhookServer):
                     tasks.create_task(transport.run())
@@ -176,8 +179,19 @@ class Relay:
             self.ready.set()
             await stop.wait()
             await self._drain(transports, dispatcher)
+            looking.cancel()
             dispatching.cancel()
             watching.cancel()
+
+    async def _look_at_copies(self, connected: asyncio.Event) -> None:
+        """Say once if the death of one broker could lose what is published."""
+        await connected.wait()
+        kafka = self._settings.kafka
+        with contextlib.suppress(PublishError):
+            async with translated(), asyncio.timeout(kafka.timeout):
+                topics = Router(kafka.topic_prefix, kafka.topics).topics
+                if frail := durability.frail(await durability.copies(kafka, topics)):
+                    log.warning("topics_on_one_disk", found="; ".join(frail))
 
     async def _watch(self, journal: Journal) -> None:
         """End the process when a part of it has died that nothing else waits for.

@@ -11,7 +11,7 @@ from functools import partial
 import aiohttp
 
 from relay.contract.normalize import Router
-from relay.egress.kafka import topics
+from relay.egress.kafka import durability, topics
 from relay.egress.kafka.faults import translated
 from relay.egress.kafka.packing import Packing
 from relay.egress.kafka.producer import Producer
@@ -20,6 +20,7 @@ from relay.errors import (
     JournalError,
     JournalLockedError,
     KafkaRefusedError,
+    PublishError,
     RelayError,
 )
 from relay.feishu.api import Feishu
@@ -38,6 +39,8 @@ class Finding:
     subject: str
     passed: bool
     sentence: str
+    #: It will do, and there is something that an operator should know.
+    warning: bool = False
 
 
 async def findings(settings: Settings) -> AsyncIterator[Finding]:
@@ -49,6 +52,7 @@ async def findings(settings: Settings) -> AsyncIterator[Finding]:
     yield reachable
     if reachable.passed:
         yield await _finding("topics", lambda: _topics(settings))
+        yield await _copies(settings)
         if settings.kafka.delivery is Delivery.EXACTLY_ONCE:
             yield await _finding("transactions", lambda: _transactions(settings))
     if settings.claims.url.get_secret_value():
@@ -100,6 +104,24 @@ async def _topics(settings: Settings) -> str:
     if missing and not settings.kafka.create_topics:
         raise KafkaRefusedError(topics.missing(missing, "kafka.create_topics is off"))
     return f"will be created: {', '.join(missing)}" if missing else "all there"
+
+
+async def _copies(settings: Settings) -> Finding:
+    """Warn where the death of one broker could lose what was published."""
+    router = Router(settings.kafka.topic_prefix, settings.kafka.topics)
+    frail, sentence = [], "no topic is there yet"
+    try:
+        async with translated(), asyncio.timeout(settings.kafka.timeout):
+            found = await durability.copies(settings.kafka, router.topics)
+    except PublishError as error:
+        sentence = f"cannot be read: {error}"
+    else:
+        frail = durability.frail(found)
+        if frail:
+            sentence = f"the death of one broker may lose what was published: {'; '.join(frail)}"
+        elif found:
+            sentence = "whatever is acknowledged is on more than one disk"
+    return Finding(subject="copies", passed=True, warning=bool(frail), sentence=sentence)
 
 
 async def _transactions(settings: Settings) -> str:

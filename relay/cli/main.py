@@ -187,6 +187,8 @@ async def _check(loaded: settings.Settings) -> bool:
     passed = True
     async for finding in findings(loaded):
         mark = "[green]ok[/]  " if finding.passed else "[red]FAIL[/]"
+        if finding.warning:
+            mark = "[yellow]warn[/]"
         console().print(f"{mark} [bold]{finding.subject:13}[/]", end="")
         console().print(printable(finding.sentence), markup=False, highlight=False, soft_wrap=True)
         passed &= finding.passed

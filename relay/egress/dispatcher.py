@@ -96,6 +96,8 @@ class Dispatcher:
         #: Events whose records were refused alone, in the last attempt.
         self._refused_once: set[int] = set()
         self._lateness = Lateness()
+        #: Set once Kafka has taken what was pending.
+        self.connected = asyncio.Event()
         #: Set whenever the journal was found to hold nothing pending.
         self.idle = asyncio.Event()
 
@@ -206,6 +208,7 @@ class Dispatcher:
         # By a quarter, so that four of five fit where the most that fits is less than a batch.
         self._batch_events = min(self._batch_events * 5 // 4 + 1, BATCH_EVENTS)
         self._metrics.kafka_up.set(1)
+        self.connected.set()
         self._changes.working()
 
     async def _verdict(self, batch: Sequence[StoredEvent]) -> Verdict:

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     Field,
     SecretStr,
     ValidationError,
@@ -27,6 +28,7 @@ from relay.settings.environment import SECRETS as _SECRETS
 from relay.settings.environment import Environment, named
 from relay.settings.privacy import Privacy
 from relay.settings.topics import PARTITIONS
+from relay.settings.topics import config as topic_settings
 from relay.settings.values import (
     TIME,
     AppName,
@@ -185,6 +187,8 @@ class Kafka(_Section):
     partitions: Count = PARTITIONS
     #: -1 is the broker's own default.
     replication_factor: Annotated[int, Field(ge=-1, lt=2**15)] = -1
+    #: Kafka's own settings of a topic that is made, by their names.
+    topic_config: Annotated[dict[str, str], BeforeValidator(topic_settings)] = {}
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
     sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "PLAIN"
     sasl_username: str = ""

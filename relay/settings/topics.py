@@ -37,6 +37,27 @@ def names(prefix: str, changes: Mapping[str, str]) -> dict[str, str]:
     return {event_type: prefix + topic for event_type, topic in ({**kept, **changes}).items()}
 
 
+def config(table: object) -> object:
+    """Read the settings of topics that are made: as Kafka names them, their values as text.
+
+    In TOML a name with dots that stands in no quotes is a table in a table.
+    """
+    return dict(_settings(table)) if isinstance(table, dict) else table
+
+
+def _settings(table: dict[str, object], before: str = "") -> Iterator[tuple[str, object]]:
+    for name, value in table.items():
+        path = f"{before}{name}"
+        if isinstance(value, dict):
+            yield from _settings(value, f"{path}.")
+        elif not re.fullmatch(r"[a-z][a-z0-9]*([.-][a-z0-9]+)*", path):
+            raise ValueError(f"{path[:_LONGEST]}: no setting of a topic has such a name")
+        elif isinstance(value, bool):
+            yield path, str(value).lower()
+        else:
+            yield path, str(value) if isinstance(value, int | float) else value
+
+
 def mistakes(prefix: str, changes: Mapping[str, str]) -> Iterator[str]:
     """Say what is wrong with the names, by event type."""
     yield from patterns.mistakes(changes)

@@ -14,15 +14,17 @@ from typing import Any
 
 import pytest
 from aiokafka import errors
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
 from relay import clock
-from relay.egress.kafka import offsets, sessions, topics
+from relay.egress.kafka import durability, offsets, sessions, topics
+from relay.egress.kafka.client import admin_client
 from relay.egress.kafka.faults import translated
 from relay.egress.kafka.packing import Packing
 from relay.egress.kafka.producer import Producer
-from relay.errors import ProducerOustedError
+from relay.errors import KafkaRefusedError, ProducerOustedError
 from relay.events import Outcome, Record
-from relay.settings import Kafka
+from relay.settings import Delivery, Kafka
 from tests.fakes import until
 from tests.kafka_server import Broker
 from tests.lab.proxy import Proxy
@@ -273,3 +275,32 @@ async def test_offset_right_after_its_commit_is_the_one_committed(settings: Kafk
         found = await offsets.read(settings, group, place, stable=True)
         assert found.offset == offset
     await producer.discard()
+
+
+async def test_topics_are_made_as_they_are_asked_for_and_looked_at(settings: Kafka) -> None:
+    """What is in force is read back; one broker has one copy of each, and of Kafka's own."""
+    config = {"min.insync.replicas": "1", "retention.ms": "3600000"}
+    asked = settings.model_copy(update={"topic_config": config})
+    topic = f"{settings.topic_prefix}t"
+    await topics.ensure(asked, [topic])
+    await (await _started(settings, f"relay-{uuid.uuid4()}")).discard()
+    found = {one.topic: one for one in await durability.copies(settings, [topic, "not-there"])}
+    assert found.keys() >= {topic, topics.journal_topic(settings), "__transaction_state"}
+    assert "not-there" not in found
+    assert found[topic] == durability.Copies(topic=topic, count=1, least=1)
+    assert f"one copy only of {', '.join(sorted(found))}" in durability.frail(found.values())
+    once = settings.model_copy(update={"delivery": Delivery.AT_LEAST_ONCE})
+    assert "__transaction_state" not in [
+        one.topic for one in await durability.copies(once, [topic])
+    ]
+    async with admin_client(settings) as admin:
+        resource = ConfigResource(ConfigResourceType.TOPIC, topic)
+        (told,) = await admin.describe_configs([resource])
+    values = {name: value for *_, entries in told.resources for name, value, *_ in entries}
+    assert values["retention.ms"] == "3600000"
+
+
+async def test_setting_that_kafka_does_not_know_is_named(settings: Kafka) -> None:
+    asked = settings.model_copy(update={"topic_config": {"no.such.thing": "1"}})
+    with pytest.raises(KafkaRefusedError, match=r"InvalidConfigurationError.*no\.such\.thing"):
+        await topics.ensure(asked, [])

@@ -9,12 +9,14 @@ from typing import Any
 
 import pytest
 from aiohttp import ClientError, ClientSession
-from aiokafka import AIOKafkaConsumer
+from aiokafka import AIOKafkaConsumer, errors
 from pydantic import SecretStr
+from structlog.testing import capture_logs
 from typer.testing import CliRunner
 
 from relay.app import Relay
 from relay.cli.main import app as command
+from relay.egress.kafka import durability
 from relay.errors import JournalLockedError
 from relay.events import DeadLetterReason, Outcome, Settlement
 from relay.journal import view as journalview
@@ -395,3 +397,36 @@ async def test_refusals_are_exposed_at_zero(tmp_path: Path) -> None:
     async with running(settings(tmp_path, "127.0.0.1:1", "")) as run:
         _, text = await run.get("/metrics")
     assert 'relay_rejected_total{app="default",reason="journal_full"} 0.0' in text
+
+
+@pytest.mark.parametrize(
+    ("least", "said"),
+    [
+        (1, ["min.insync.replicas is 1 of t"]),
+        (2, []),
+        (None, []),
+    ],
+)
+async def test_topics_on_one_disk_are_named_once_at_start(
+    least: int | None,
+    said: list[str],
+    embedded_kafka: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As soon as Kafka has been there; if it does not tell, nothing is said."""
+
+    async def copies(*_: object) -> list[durability.Copies]:
+        if least is None:
+            raise errors.UnsupportedVersionError
+        return [durability.Copies(topic="t", count=3, least=least)]
+
+    monkeypatch.setattr(durability, "copies", copies)
+    relay = Relay(settings(tmp_path, embedded_kafka, "t."))
+    connected = asyncio.Event()
+    with capture_logs() as logs:
+        looking = asyncio.create_task(relay._look_at_copies(connected))
+        await asyncio.sleep(0)
+        connected.set()
+        await looking
+    assert said == [line["found"] for line in logs if line["event"] == "topics_on_one_disk"]

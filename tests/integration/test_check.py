@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiokafka import errors
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.cluster import ClusterMetadata
 
@@ -16,7 +17,7 @@ from relay import settings
 from relay.cli import claims as claims_command
 from relay.cli.check import Finding, findings
 from relay.contract.normalize import Router
-from relay.egress.kafka import topics
+from relay.egress.kafka import durability, topics
 from relay.errors import ClaimsError
 from relay.journal import view as journalview
 from relay.journal.disk import mounts, volume
@@ -61,7 +62,7 @@ async def test_all_is_well(look: Callable[..., settings.Settings], tmp_path: Pat
     config = look()
     seen = await found(config)
     assert all(finding.passed for finding in seen.values())
-    assert list(seen) == ["settings", "journal", "kafka", "topics", "transactions"]
+    assert list(seen) == ["settings", "journal", "kafka", "topics", "copies", "transactions"]
     assert "will be made" in seen["journal"].sentence
     assert "will be created: " in seen["topics"].sentence
     assert names(tmp_path) == []
@@ -173,6 +174,41 @@ async def test_topics_that_may_not_be_made_are_named(
     seen = await found(look(KAFKA__CREATE_TOPICS="false"))
     assert not seen["topics"].passed
     assert "relay_journal" in seen["topics"].sentence
+
+
+@pytest.mark.parametrize(
+    ("counts", "said"),
+    [
+        ({"a": (3, 2)}, "whatever is acknowledged is on more than one disk"),
+        ({}, "no topic is there yet"),
+        (
+            {"a": (3, 1), "b": (3, 2)},
+            "lose what was published: min.insync.replicas is 1 of a",
+        ),
+        ({"a": (1, 1)}, "lose what was published: one copy only of a"),
+        (None, "cannot be read: "),
+    ],
+)
+async def test_topic_that_one_death_may_lose_is_warned_of(
+    counts: dict[str, tuple[int, int]] | None,
+    said: str,
+    look: Callable[..., settings.Settings],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Which is no failure: somebody may want it so."""
+
+    async def copies(*_: object) -> list[durability.Copies]:
+        if counts is None:
+            raise errors.UnsupportedVersionError
+        return [
+            durability.Copies(topic=topic, count=count, least=least)
+            for topic, (count, least) in counts.items()
+        ]
+
+    monkeypatch.setattr(durability, "copies", copies)
+    seen = (await found(look()))["copies"]
+    assert (seen.passed, seen.warning) == (True, said.startswith("lose"))
+    assert said in seen.sentence
 
 
 async def test_at_least_once_needs_no_transactions(

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequen
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -914,20 +915,64 @@ async def test_offset_that_is_not_told_is_a_failure(
 
 
 class SilentAdmin(AIOKafkaAdminClient):  # type: ignore[misc]  # aiokafka has no types
-    """An admin client of a cluster that tells nothing about itself."""
+    """An admin client of a cluster that tells of itself what is given, and no more."""
 
-    def __init__(self) -> None:
+    def __init__(self, **defaults: str) -> None:
         """Connect to nothing."""
+        self._defaults = {name.replace("_", "."): value for name, value in defaults.items()}
+        self.made: list[NewTopic] = []
 
     async def describe_cluster(self) -> dict[str, Any]:
         """Give one broker."""
         return {"brokers": [{"node_id": 1}]}
 
     async def describe_configs(self, *_: object) -> list[Any]:
-        """Give nothing."""
-        return []
+        """Give the broker's."""
+        entries = [(name, value, False) for name, value in self._defaults.items()]
+        return [SimpleNamespace(resources=[(0, "", 4, "1", entries)])]
+
+    async def create_topics(self, new_topics: list[NewTopic], *_: object) -> Any:
+        """Note what was asked for."""
+        self.made += new_topics
+        return SimpleNamespace(topic_errors=[(topic.name, 0, None) for topic in new_topics])
 
 
 async def test_unknown_replication_factor_must_be_set() -> None:
     with pytest.raises(KafkaRefusedError, match="set it"):
-        await topics._replication_factor(SilentAdmin(), options("x:1", "x."))
+        await topics._create(SilentAdmin(), options("x:1", "x."), {"t": 1})
+
+
+@pytest.mark.parametrize(
+    ("factor", "config", "defaults", "expected"),
+    [
+        (-1, {}, {"default_replication_factor": "3"}, (3, {"min.insync.replicas": "2"})),
+        (0, {}, {"default_replication_factor": "4"}, (4, {"min.insync.replicas": "2"})),
+        (-1, {}, {"default_replication_factor": "2"}, (2, {})),
+        (-1, {}, {"default_replication_factor": "1"}, (1, {})),
+        # Nothing can be read: what is set is enough.
+        (3, {}, {}, (3, {"min.insync.replicas": "2"})),
+        (2, {}, {}, (2, {})),
+        # Brokers that are as careful, or more, stay as they are.
+        (3, {}, {"min_insync_replicas": "2"}, (3, {})),
+        (5, {}, {"min_insync_replicas": "3"}, (5, {})),
+        (5, {}, {"min_insync_replicas": "1"}, (5, {"min.insync.replicas": "2"})),
+        # An operator has said otherwise.
+        (3, {"min.insync.replicas": 1}, {}, (3, {"min.insync.replicas": "1"})),
+        (
+            3,
+            {"retention": {"ms": 5}},
+            {},
+            (3, {"min.insync.replicas": "2", "retention.ms": "5"}),
+        ),
+    ],
+)
+async def test_new_topic_rests_on_two_disks_where_it_can(
+    factor: int, config: dict[str, object], defaults: dict[str, str], expected: tuple[int, object]
+) -> None:
+    """A broker's default is one: then `acks=all` is the word of one of three."""
+    admin = SilentAdmin(**defaults)
+    wanted = options("x:1", "x.", replication_factor=factor, topic_config=config)
+    await topics._create(admin, wanted, {"t": 12, "relay_journal": 1})
+    assert [topic.name for topic in admin.made] == ["t", "relay_journal"]
+    for topic in admin.made:
+        assert expected == (topic.replication_factor, topic.topic_configs)

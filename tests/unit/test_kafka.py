@@ -11,7 +11,7 @@ from aiokafka.producer.message_accumulator import BatchBuilder, MessageBatch
 from aiokafka.producer.transaction_manager import TransactionManager
 
 from relay import clock
-from relay.egress.kafka import offsets
+from relay.egress.kafka import durability, offsets
 from relay.egress.kafka.client import too_old
 from relay.egress.kafka.faults import complete, translated
 from relay.egress.kafka.sessions import Session
@@ -180,3 +180,27 @@ async def test_futures_inside_aiokafka_complain_to_nobody() -> None:
     await _failed_inside("g")
     gc.collect()
     assert heard == []
+
+
+def copies(topic: str, count: int, least: int | None) -> durability.Copies:
+    return durability.Copies(topic=topic, count=count, least=least)
+
+
+@pytest.mark.parametrize(
+    ("found", "expected"),
+    [
+        ([], []),
+        ([copies("a", 3, 2), copies("b", 2, 2), copies("c", 5, 3)], []),
+        # What cannot be read is not said to be wrong.
+        ([copies("a", 3, None)], []),
+        ([copies("a", 1, None), copies("b", 1, 1)], ["one copy only of a, b"]),
+        ([copies("a", 3, 1)], ["min.insync.replicas is 1 of a"]),
+        (
+            [copies("a", 1, 1), copies("b", 3, 1), copies("c", 2, 1), copies("d", 3, 2)],
+            ["one copy only of a", "min.insync.replicas is 1 of b, c"],
+        ),
+    ],
+)
+def test_topic_on_one_disk_is_named(found: list[durability.Copies], expected: list[str]) -> None:
+    """One copy, or one that is enough for an acknowledgement."""
+    assert expected == durability.frail(found)

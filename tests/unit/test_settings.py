@@ -95,6 +95,7 @@ def test_least_is_an_app_and_a_broker(monkeypatch: pytest.MonkeyPatch) -> None:
         ("KAFKA__CREATE_TOPICS", "false", "kafka.create_topics", False),
         ("KAFKA__PARTITIONS", "3", "kafka.partitions", 3),
         ("KAFKA__REPLICATION_FACTOR", "3", "kafka.replication_factor", 3),
+        ("KAFKA__TOPIC_CONFIG", '{"retention.ms": 5}', "kafka.topic_config", {"retention.ms": "5"}),
         ("KAFKA__TOPICS", '{"a.b_v1":"mine"}', "kafka.topics", {"a.b_v1": "mine"}),
         ("KAFKA__SECURITY_PROTOCOL", "SSL", "kafka.security_protocol", "SSL"),
         ("KAFKA__SASL_MECHANISM", "SCRAM-SHA-512", "kafka.sasl_mechanism", "SCRAM-SHA-512"),
@@ -387,3 +388,31 @@ def test_no_secret_is_ever_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     shown = f"{found!r} {found} {found.model_dump_json()} {found.apps['default']!r}"
     assert SECRET not in shown
+
+
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [
+        ('"min.insync.replicas" = 2', {"min.insync.replicas": "2"}),
+        ("min.insync.replicas = 2", {"min.insync.replicas": "2"}),
+        ('compression.type = "zstd"', {"compression.type": "zstd"}),
+        (
+            "preallocate = true\nmin.cleanable.dirty.ratio = 0.5\nmin.insync.replicas = 1",
+            {
+                "preallocate": "true",
+                "min.cleanable.dirty.ratio": "0.5",
+                "min.insync.replicas": "1",
+            },
+        ),
+    ],
+)
+def test_settings_of_topics_are_named_as_kafka_names_them(
+    written: str, expected: dict[str, str], tmp_path: Path
+) -> None:
+    """With or without quotes: without them TOML makes tables of the dots."""
+    config = tmp_path / "relay.toml"
+    config.write_text(
+        '[apps.default]\nverification_token = "t"\n[kafka]\nbootstrap_servers = "k:1"\n'
+        f"[kafka.topic_config]\n{written}\n"
+    )
+    assert expected == settings.load(config).kafka.topic_config

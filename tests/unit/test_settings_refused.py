@@ -762,3 +762,12 @@ def test_command_ends_with_2_and_a_line_each(
     assert ended.value.code == 2
     assert len(said.splitlines()) == 3
     assert SECRET not in said
+
+
+@pytest.mark.parametrize(
+    "value", ['{"": "1"}', '{"a b": "1"}', '{"a..b": 1}', '{"Retention.ms": 1}', '{"a": [1]}', "5"]
+)
+def test_setting_of_topics_that_kafka_cannot_have_is_refused(
+    value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused("KAFKA__TOPIC_CONFIG", value, monkeypatch)

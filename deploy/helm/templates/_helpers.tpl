@@ -84,6 +84,7 @@ helpdeskToken: HELPDESK_TOKEN
   "topic_prefix" .Values.kafka.topicPrefix "create_topics" .Values.kafka.createTopics
   "partitions" .Values.kafka.partitions "replication_factor" .Values.kafka.replicationFactor
   "security_protocol" .Values.kafka.securityProtocol "sasl_mechanism" .Values.kafka.saslMechanism -}}
+{{- with .Values.kafka.topicConfig }}{{ $_ := set $kafka "topic_config" . }}{{ end -}}
 {{- with .Values.kafka.saslUsername }}{{ $_ := set $kafka "sasl_username" . }}{{ end -}}
 {{- if .Values.kafka.tlsSecret -}}
 {{- $_ := set $kafka "ca_file" "/etc/relay/kafka-tls/ca.crt" -}}

@@ -12,6 +12,12 @@ from relay.errors import KafkaRefusedError, KafkaUnavailableError
 from relay.settings import Kafka
 from relay.settings.topics import JOURNAL
 
+#: How many copies must have a record before it is acknowledged to `acks=all`, as Kafka names it.
+LEAST_IN_SYNC = "min.insync.replicas"
+_FACTOR = "default.replication.factor"
+#: With so many copies one may be away, and two still have to have each record.
+MANY_COPIES, _SAFE = 3, 2
+
 
 def journal_topic(settings: Kafka) -> str:
     """Name the topic under which Kafka keeps how far each journal is settled; it has no records."""
@@ -60,33 +66,54 @@ async def ensure(settings: Kafka, topics: Iterable[str]) -> None:
 
 async def _create(admin: AIOKafkaAdminClient, settings: Kafka, partitions: dict[str, int]) -> None:
     try:
-        factor = await _replication_factor(admin, settings)
+        factor, config = await _safety(admin, settings)
         answer = await admin.create_topics(
-            [NewTopic(name, count, factor) for name, count in partitions.items()]
+            [
+                NewTopic(name, count, factor, topic_configs=config)
+                for name, count in partitions.items()
+            ]
         )
     except (errors.IncompatibleBrokerVersion, AttributeError):
         # librdkafka's mock cluster has no controller, which aiokafka meets with AttributeError; it
         # makes each topic that is asked for.
         await admin.describe_topics(list(partitions))
         return
-    for name, code, *_ in answer.topic_errors:
+    for name, code, *words in answer.topic_errors:
         error = errors.for_code(code)
         if error not in {errors.NoError, errors.TopicAlreadyExistsError}:
-            raise KafkaRefusedError(missing([name], f"creating it failed: {error.__name__}"))
+            why = ": ".join([error.__name__, *filter(None, words)])
+            raise KafkaRefusedError(missing([name], f"creating it failed: {why}"))
 
 
-async def _replication_factor(admin: AIOKafkaAdminClient, settings: Kafka) -> int:
-    """Give the factor that is set, or the broker's default (aiokafka's requests need a number)."""
-    if settings.replication_factor > 0:
-        return settings.replication_factor
+async def _safety(admin: AIOKafkaAdminClient, settings: Kafka) -> tuple[int, dict[str, str]]:
+    """Say how many copies a new topic has, and what else is set for it.
+
+    Where there are enough copies, an acknowledgement rests on two of them: the default is one.
+    """
+    factor, config = settings.replication_factor, dict(settings.topic_config)
+    if factor >= MANY_COPIES or factor <= 0:
+        defaults = await _broker_defaults(admin)
+        if factor <= 0:
+            factor = int(defaults.get(_FACTOR, 0))
+        if factor <= 0:
+            message = "the broker's default replication factor cannot be read; set it"
+            raise KafkaRefusedError(message)
+        if factor >= MANY_COPIES and int(defaults.get(LEAST_IN_SYNC, 1)) < _SAFE:
+            config.setdefault(LEAST_IN_SYNC, str(_SAFE))
+    return factor, config
+
+
+async def _broker_defaults(admin: AIOKafkaAdminClient) -> dict[str, str]:
+    """Read what a broker sets where nobody says otherwise; nothing without the right to."""
     cluster = await admin.describe_cluster()
     broker = ConfigResource(ConfigResourceType.BROKER, str(cluster["brokers"][0]["node_id"]))
-    for response in await admin.describe_configs([broker]):
-        for _, _, _, _, entries in response.resources:
-            for name, value, *_ in entries:
-                if name == "default.replication.factor":
-                    return int(value)
-    raise KafkaRefusedError("the broker's default replication factor cannot be read; set it")
+    return {
+        name: value
+        for response in await admin.describe_configs([broker])
+        for *_, entries in response.resources
+        for name, value, *_ in entries
+        if name in {_FACTOR, LEAST_IN_SYNC} and value
+    }
 
 
 def missing(topics: list[str], why: str) -> str:
