@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from aiokafka import errors
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+from aiokafka.protocol.metadata import MetadataRequest
 
 from relay import clock
 from relay.egress.kafka import durability, offsets, sessions, topics
@@ -236,6 +237,36 @@ async def test_broker_that_says_nothing_is_left_for_another(
         several = settings.model_copy(update={"bootstrap_servers": servers})
         async with asyncio.timeout(settings.timeout * 0.6):
             await topics.ensure(several, [])
+
+
+async def test_connection_of_a_start_that_is_given_up_is_closed(
+    embedded_kafka: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Aiokafka keeps the first one to itself until the cluster has told of its brokers."""
+    made: list[sessions.Session] = []
+    connect, send = sessions.Session.connect, sessions.Session.send
+
+    async def connected(session: Any) -> Any:
+        made.append(session)
+        return await connect(session)
+
+    def given_up(session: Any, request: Any, *more: Any) -> Any:
+        answer = send(session, request, *more)
+        if isinstance(request, MetadataRequest):
+            giving_up.cancel()
+        return answer
+
+    async def start() -> None:
+        async with admin_client(Kafka(bootstrap_servers=embedded_kafka)):
+            pass
+
+    monkeypatch.setattr(sessions.Session, "connect", connected)
+    monkeypatch.setattr(sessions.Session, "send", given_up)
+    giving_up = asyncio.create_task(start())
+    with pytest.raises(asyncio.CancelledError):
+        await giving_up
+    assert made
+    assert not any(connection.connected() for connection in made)
 
 
 async def test_group_that_kafka_has_never_heard_of_has_no_offset(settings: Kafka) -> None:

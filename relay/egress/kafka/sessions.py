@@ -18,6 +18,7 @@ from aiokafka import client
 from aiokafka.conn import AIOKafkaConnection, CloseReason
 from aiokafka.errors import KafkaError
 from aiokafka.protocol.admin import ApiVersionRequest, SaslAuthenticateRequest
+from aiokafka.protocol.metadata import MetadataRequest
 
 from relay import clock
 
@@ -67,7 +68,19 @@ class Session(AIOKafkaConnection):  # type: ignore[misc]  # aiokafka has no type
     def send(self, request: Any, expect_response: bool = True) -> Awaitable[Any]:  # noqa: FBT001, FBT002 - aiokafka's
         """Send a request; the answer to a login tells how long that holds."""
         answer: Awaitable[Any] = super().send(request, expect_response)
-        return self._noted(answer) if isinstance(request, SaslAuthenticateRequest) else answer
+        if isinstance(request, SaslAuthenticateRequest):
+            return self._noted(answer)
+        if isinstance(request, MetadataRequest) and self._on_close_cb is None:
+            return self._owned(answer)
+        return answer
+
+    async def _owned(self, answer: Awaitable[Any]) -> Any:
+        """Wait on a connection that no client knows yet: if it is given up, nobody closes it."""
+        try:
+            return await answer
+        except asyncio.CancelledError:
+            self.close()
+            raise
 
     async def _noted(self, answer: Awaitable[Any]) -> Any:
         response = await answer
