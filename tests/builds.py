@@ -42,7 +42,7 @@ def main() -> None:
     """Build everything, in the order in which tests ask for it."""
     from tests import kafka_server  # noqa: PLC0415 - they import `alone`
     from tests.deploy import tools  # noqa: PLC0415
-    from tests.sdk.toolchains import GENERATORS, TOOLCHAINS  # noqa: PLC0415
+    from tests.sdk.toolchains import GENERATORS, KIT, TOOLCHAINS  # noqa: PLC0415
 
     os.nice(NICENESS)
     builds: list[Callable[[], object]] = []
@@ -51,7 +51,7 @@ def main() -> None:
             kafka_server.share_classes,
             partial(kafka_server.share_classes, kafka_server.OLDEST),
         ]
-    builds += [one.command for one in (*GENERATORS, *TOOLCHAINS) if not one.missing()]
+    builds += [one.command for one in (*GENERATORS, *TOOLCHAINS, *KIT) if not one.missing()]
     if shutil.which("go"):
         for module in (tools.HELM, tools.KUBECONFORM, tools.UNITTEST):
             builds.append(partial(tools.go_tool, *module))

@@ -108,7 +108,7 @@ def _connect(event_type: str, router: Router) -> None:
             f"{router.topic(event_type)} also has {', '.join(others)}, and Kafka Connect has one"
             " schema for a topic: give each type a topic of its own (kafka.topics)"
         )
-    document(connect.schema(event_type))
+    document(connect.schema(event_type, router))
 
 
 @app.command()

@@ -76,12 +76,17 @@ def _java(place: Path) -> list[str]:
     copy = ("dependency:copy-dependencies", "-DincludeScope=runtime", "-DoutputDirectory=lib")
     _run(place, "mvn", "--batch-mode", "--quiet", *copy)
     _run(place, "javac", "-cp", f"{libraries}/*", "-d", "classes", "src/main/java/Client.java")
-    return ["java", "-Xmx256m", "-cp", f"{place / 'classes'}:{libraries}/*", "Client"]
+    paths = (place / "classes", place / "src" / "main" / "resources", libraries / "*")
+    return ["java", *_JVM, "-cp", ":".join(map(str, paths)), "Client"]
 
 
-def _node(place: Path, program: str = "client.js") -> list[str]:
+#: Small, and compiled quickly rather than well: these live for seconds.
+_JVM = ("-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
+
+
+def _node(place: Path, program: str = "client.js", *flags: str) -> list[str]:
     _run(place, "npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund")
-    return ["node", str(place / program)]
+    return ["node", *flags, str(place / program)]
 
 
 TOOLCHAINS = (
@@ -97,6 +102,16 @@ MODELS_NODE = Toolchain(
     language="models_node", tools=("node", "npm"), build=partial(_node, program="make.js")
 )
 GENERATORS = (MODELS_PYTHON, MODELS_NODE)
+#: Those whom `relay schema --as` is for.
+CONNECT = Toolchain(language="connect", tools=("java", "javac", "mvn"), build=_java)
+FLINK = Toolchain(language="flink", tools=("java", "javac", "mvn"), build=_java)
+POSTGRES = Toolchain(
+    language="postgres",
+    tools=("node", "npm"),
+    # Compiles PostgreSQL in half the time: it lives for a second.
+    build=lambda place: _node(place, "client.js", "--liftoff-only"),
+)
+KIT = (CONNECT, FLINK, POSTGRES)
 
 
 def _run(place: Path, *command: str) -> None:

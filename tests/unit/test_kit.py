@@ -12,6 +12,7 @@ from relay.cli.main import app
 from relay.contract import schemas
 from relay.contract.kit import connect, sql
 from relay.contract.normalize import EVENT_TYPES, Router
+from relay.contract.rules.privacy import Guard
 from relay.settings.topics import OTHER
 from tests.fakes import MESSAGE_CREATED
 from tests.sdk.records import Events
@@ -140,7 +141,7 @@ WORDS = {
 @pytest.mark.parametrize("event_type", EVENT_TYPES)
 def test_every_documented_field_has_its_type(language: str, event_type: str) -> None:
     tree = (
-        connect_tree(connect.schema(event_type))
+        connect_tree(connect.schema(event_type, ROUTER))
         if language == "connect"
         else nested(language, event_type)
     )
@@ -275,7 +276,7 @@ def convert(schema: Tree, value: Any, place: str) -> Any:
 @pytest.mark.parametrize("event_type", EVENT_TYPES)
 def test_connect_takes_every_record(event_type: str) -> None:
     """No required member is ever missing, and no value is of another type than it says."""
-    schema = connect.schema(event_type)
+    schema = connect.schema(event_type, ROUTER)
     for value in Events(event_type, seed=6).values(300):
         convert(schema, json.loads(value), "")
 
@@ -283,7 +284,7 @@ def test_connect_takes_every_record(event_type: str) -> None:
 @pytest.mark.parametrize("event_type", EVENT_TYPES)
 def test_connect_has_the_members_of_the_json_schema(event_type: str) -> None:
     document = schemas.schema(event_type)
-    tree = connect_tree(connect.schema(event_type))
+    tree = connect_tree(connect.schema(event_type, ROUTER))
     assert list(tree) == list(document["properties"])
     title = document["properties"]["data"]["$ref"].removeprefix("#/$defs/")
     assert list(tree["data"]) == list(document["$defs"][title]["properties"])
@@ -297,7 +298,7 @@ def test_connect_schema_is_a_line_that_a_properties_file_takes() -> None:
         (line,) = done.stdout.splitlines()
         assert line.isascii()
         assert "\\" not in line
-        assert json.loads(line) == connect.schema(event_type)
+        assert json.loads(line) == connect.schema(event_type, ROUTER)
 
 
 def test_connect_has_one_schema_for_a_topic() -> None:
@@ -329,3 +330,40 @@ def test_command_says_what_it_cannot_print(arguments: list[str], said: str) -> N
     done = CliRunner().invoke(app, ["schema", *arguments], env={"COLUMNS": "400"})
     assert done.exit_code == 2
     assert said in done.stderr
+
+
+def guarded(*drop: str) -> Router:
+    """Give the rules of a relay that keeps fields from consumers."""
+    return Router("feishu.", {}, guard=Guard(drop))
+
+
+@pytest.mark.parametrize(
+    ("drop", "gone"),
+    [
+        (("email",), "email"),
+        (("Person.country", "Agent.country"), "country"),
+        (("text", "city"), "city"),
+    ],
+)
+def test_field_that_is_kept_from_consumers_has_no_column(drop: tuple[str, ...], gone: str) -> None:
+    router = guarded(*drop)
+    for language in (*sql.PRINTERS, "connect"):
+        whole, less = (
+            json.dumps(connect.schema(TICKET_CREATED, one))
+            if language == "connect"
+            else sql.PRINTERS[language](TICKET_CREATED, one)
+            for one in (ROUTER, router)
+        )
+        field = re.compile(rf'["`_]{gone}["`]')
+        assert field.search(whole)
+        assert not field.search(less)
+
+
+def test_object_without_a_field_left_is_json() -> None:
+    """No language has a type for an object without members."""
+    router = guarded("union_id", "user_id", "open_id")
+    made = connect_tree(connect.schema(MESSAGE_CREATED, router))
+    assert made["data"]["sender_id"] == "map"
+    for language, word in (("flink", "STRING"), ("ksql", "VARCHAR")):
+        assert f"`sender_id` {word}" in sql.PRINTERS[language](MESSAGE_CREATED, router)
+    assert '"data_sender_id" jsonb' in sql.postgresql(MESSAGE_CREATED, router)

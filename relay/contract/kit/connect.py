@@ -3,6 +3,7 @@
 from typing import Any
 
 from relay.contract.kit.shape import Kind, List, Scalar, Struct, value
+from relay.contract.normalize import Router
 
 Json = dict[str, Any]
 
@@ -18,9 +19,9 @@ _TYPES = {
 }
 
 
-def schema(event_type: str) -> Json:
+def schema(event_type: str, router: Router) -> Json:
     """Give the schema of an event type with rules; Connect has no type for `other`'s data."""
-    return _schema(value(event_type), optional=False)
+    return _schema(value(event_type, router), optional=False)
 
 
 def _schema(kind: Kind, *, optional: bool) -> Json:

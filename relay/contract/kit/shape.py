@@ -6,6 +6,8 @@ from enum import Enum, auto
 from typing import Any
 
 from relay.contract import schemas
+from relay.contract.normalize import Router
+from relay.contract.rules.table import MARK, State
 
 Json = dict[str, Any]
 
@@ -53,16 +55,21 @@ _SCALARS = {
 }
 
 
-def value(event_type: str) -> Struct:
+def value(event_type: str, router: Router) -> Struct:
     """Give what the values of an event type's records are made of."""
-    document = schemas.schema(event_type)
+    document = schemas.schema(event_type, router)
     return _struct(document, document["$defs"], "Value")
 
 
 def _struct(place: Json, shapes: Json, title: str) -> Struct:
     return Struct(
         title=title,
-        members={name: _kind(member, shapes) for name, member in place["properties"].items()},
+        members={
+            name: _kind(member, shapes)
+            for name, member in place["properties"].items()
+            # Settings keep it from consumers: no record has it.
+            if member.get(MARK) != State.DROPPED
+        },
         sure=frozenset(
             name for name in place.get("required", ()) if not _nullable(place["properties"][name])
         ),
@@ -75,7 +82,9 @@ def _kind(place: Json, shapes: Json) -> Kind:
         return _kind(kinds[0], shapes) if len(kinds) == 1 else Scalar.TEXT_OR_TEXTS
     if "$ref" in place:
         title = place["$ref"].removeprefix("#/$defs/")
-        return _struct(shapes[title], shapes, title)
+        # All of an object's fields may be kept from consumers.
+        inside = _struct(shapes[title], shapes, title)
+        return inside if inside.members else Scalar.ANY_OBJECT
     named = place["type"]
     kind = named if isinstance(named, str) else next(one for one in named if one != "null")
     if kind == "array":

@@ -76,7 +76,9 @@ _POSTGRES: Mapping[Scalar, str] = {
 
 def flink(event_type: str, router: Router) -> str:
     """Give Flink's `CREATE TABLE` over the topic, read committed."""
-    columns = [_FLINK.column(name, kind) for name, kind in value(event_type).members.items()]
+    columns = [
+        _FLINK.column(name, kind) for name, kind in value(event_type, router).members.items()
+    ]
     columns.append(f"{_INDENT}`headers` MAP<STRING, BYTES> METADATA VIRTUAL")
     options = {
         "connector": "kafka",
@@ -97,7 +99,9 @@ def flink(event_type: str, router: Router) -> str:
 def ksql(event_type: str, router: Router) -> str:
     """Give ksqlDB's `CREATE STREAM` over the topic."""
     columns = [f"{_INDENT}`record_key` VARCHAR KEY"]
-    columns += [_KSQL.column(name, kind) for name, kind in value(event_type).members.items()]
+    columns += [
+        _KSQL.column(name, kind) for name, kind in value(event_type, router).members.items()
+    ]
     # The names inside are ksqlDB's own, and have no quotes.
     columns.append(f"{_INDENT}`headers` ARRAY<STRUCT<key STRING, value BYTES>> HEADERS")
     options = {
@@ -111,13 +115,14 @@ def ksql(event_type: str, router: Router) -> str:
     return f"{comment}{head} {_block(columns)} WITH {_block(given)};"
 
 
-def postgresql(event_type: str) -> str:
+def postgresql(event_type: str, router: Router) -> str:
     """Give PostgreSQL's `CREATE TABLE`: a column for each field, named by its way; lists as JSON.
 
     The same names as Kafka Connect's `Flatten` gives with the delimiter `_`.
     """
     columns = [
-        f'{_INDENT}"{name}" {declared}' for name, declared in _flat(value(event_type), prefix="")
+        f'{_INDENT}"{name}" {declared}'
+        for name, declared in _flat(value(event_type, router), prefix="")
     ]
     # An event's id is unique within its app, which some events do not name.
     columns.append(f'{_INDENT}UNIQUE NULLS NOT DISTINCT ("event_app_id", "event_id")')
@@ -169,5 +174,5 @@ def _text(said: str) -> str:
 PRINTERS: Mapping[str, Callable[[str, Router], str]] = {
     "flink": flink,
     "ksql": ksql,
-    "sql": lambda event_type, _: postgresql(event_type),
+    "sql": postgresql,
 }
