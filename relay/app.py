@@ -14,7 +14,7 @@ import structlog
 from relay import __version__
 from relay.admin import AdminServer
 from relay.contract.normalize import Router
-from relay.contract.rules.privacy import Guard
+from relay.egress import routing
 from relay.egress.dispatcher import Dispatcher
 from relay.egress.kafka import durability
 from relay.egress.kafka.faults import translated
@@ -138,6 +138,7 @@ class Relay:
             max_bytes=self._settings.journal.max_bytes,
             max_waiting=self._settings.journal.max_waiting,
             window=self._settings.journal.dedupe_window,
+            letters_alone=not self._settings.kafka.dead_letter_value,
         )
         stack.push_async_callback(journal.close)
         return journal
@@ -148,9 +149,7 @@ class Relay:
             stack.push_async_callback(claims.close)
         if spans:
             stack.push_async_callback(spans.close)
-        privacy = self._settings.privacy
-        guard = Guard(privacy.drop, privacy.hash, privacy.key)
-        router = Router(*self._settings.kafka.routes, guard)
+        router = routing.router(self._settings)
         return Dispatcher(journal, self._publisher(router), router, self.metrics, claims, spans)
 
     async def _serve(

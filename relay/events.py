@@ -63,10 +63,13 @@ def withheld(event_type: str | None) -> bool:
     return event_type == APP_TICKET
 
 
+#: Why a record is on no topic: the broker does not take it.
+REFUSALS = (DeadLetterReason.TOO_LARGE, DeadLetterReason.REFUSED)
+
+
 def refusal(reason: str | None) -> DeadLetterReason | None:
     """Say whether a row's reason is that the broker has refused its record."""
-    refusals = (DeadLetterReason.TOO_LARGE, DeadLetterReason.REFUSED)
-    return next((one for one in refusals if one == reason), None)
+    return next((one for one in REFUSALS if one == reason), None)
 
 
 class Fate(StrEnum):

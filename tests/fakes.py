@@ -214,10 +214,16 @@ async def journal_at(
     max_bytes: int = 2**30,
     max_waiting: int = 1000,
     window: float = 8 * 3600,
+    letters_alone: bool = False,
 ) -> AsyncIterator[Journal]:
     """Open a journal and close it, whatever happens in between."""
     journal = Journal(
-        path, metrics or Metrics(), max_bytes=max_bytes, max_waiting=max_waiting, window=window
+        path,
+        metrics or Metrics(),
+        max_bytes=max_bytes,
+        max_waiting=max_waiting,
+        window=window,
+        letters_alone=letters_alone,
     )
     try:
         yield journal

@@ -17,8 +17,8 @@ from relay.contract import exactjson
 from relay.contract.credentials import concealed
 from relay.contract.normalize import Router, normalize
 from relay.contract.printable import printable
-from relay.contract.rules.privacy import Guard
 from relay.contract.rules.values import rfc3339
+from relay.egress import routing
 from relay.egress.kafka.faults import describe
 from relay.errors import JournalError
 from relay.events import Outcome, StoredEvent, withheld
@@ -236,11 +236,7 @@ def import_events(
 
 def _record(stored: StoredEvent, journal: Path | None, config: Path | None) -> dict[str, object]:
     """Give the record that an event becomes, by the settings or else the defaults."""
-    router = Router("feishu.", {})
-    if not journal:
-        loaded = settings.load(config)
-        guard = Guard(loaded.privacy.drop, loaded.privacy.hash, loaded.privacy.key)
-        router = Router(*loaded.kafka.routes, guard)
+    router = Router("feishu.", {}) if journal else routing.router(settings.load(config))
     try:
         made = normalize(stored, router)
     except Exception as error:  # noqa: BLE001 - the reader wants to know what went wrong

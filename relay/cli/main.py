@@ -27,6 +27,7 @@ from relay.cli.events import ConfigOption
 from relay.cli.say import complain, say
 from relay.contract.printable import printable
 from relay.errors import JournalError, RelayError, SettingsError
+from relay.events import DeadLetterReason
 from relay.journal import view as journalview
 from relay.observe import logs
 
@@ -141,7 +142,8 @@ def drain(
     path = loaded.journal.path
     left = _run(_drain(loaded, timeout))
     with cli_events.searching() as progress, journalview.opened(path, progress) as view:
-        undecided = view.undecided()
+        alone = () if loaded.kafka.dead_letter_value else tuple(DeadLetterReason)
+        undecided = view.undecided(alone or journalview.UNDECIDED)
     if left:
         say(f"{path}: {left:,} events left")
     if undecided:

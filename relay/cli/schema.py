@@ -12,7 +12,7 @@ from typer.core import TyperGroup
 from relay import settings
 from relay.cli.say import document, note, say
 from relay.contract.normalize import Router
-from relay.contract.rules.privacy import Guard
+from relay.egress import routing
 from relay.settings.topics import OTHER
 
 
@@ -90,9 +90,7 @@ def _router(prefix: str, config: Path | None) -> Router:
     """Give the topics and the rules that settings name; without a file none are read."""
     if config is None:
         return Router(prefix, {})
-    loaded = settings.load(config)
-    privacy = loaded.privacy
-    return Router(*loaded.kafka.routes, Guard(privacy.drop, privacy.hash, privacy.key))
+    return routing.router(settings.load(config))
 
 
 def _connect(event_type: str, router: Router) -> None:

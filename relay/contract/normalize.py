@@ -45,6 +45,8 @@ class Router:
         changes: Mapping[str, str],
         keys: Mapping[str, str] | None = None,
         guard: Guard | None = None,
+        *,
+        dead_letter_value: bool = True,
     ) -> None:
         names = topics.names(prefix, changes)
         #: The topic of dead letters; an event whose type has that name goes where others go.
@@ -54,6 +56,8 @@ class Router:
         self._other = names[OTHER]
         self._topics = Patterns(names)
         self._keys = Patterns({name: patterns.path(text) for name, text in (keys or {}).items()})
+        #: Whether a dead letter has the body that Feishu sent.
+        self.dead_letter_value = dead_letter_value
         self.guard = guard or Guard()
         #: The types that have rules, and the rules.
         self.known = helpdesk.event_types(self.guard) if guard else EVENT_TYPES
@@ -141,7 +145,11 @@ def _event_record(
 def dead_letter(
     stored: StoredEvent, router: Router, reason: DeadLetterReason, *, keep_value: bool = True
 ) -> Record:
-    """Make the record that says why no event could be made, with the bytes as Feishu sent them."""
+    """Make the record that says why no event could be made, with the bytes as Feishu sent them.
+
+    Without them, where an operator wants none on Kafka or Kafka takes none, it has their number.
+    """
+    keep_value = keep_value and router.dead_letter_value
     headers = [
         ("relay_reason", reason.encode()),
         ("relay_detail", _DETAILS[reason].encode()),

@@ -61,7 +61,7 @@ _LETTER_HEADERS: Json = {
     "relay_app": _TEXT,
     "relay_transport": _TRANSPORT,
     "relay_received_at": _INSTANT,
-    "relay_size": _TEXT | {"description": "bytes of a body that is not here: it was too large"},
+    "relay_size": _TEXT | {"description": "bytes of a body that is not here"},
     "relay_dedupe": _HEADERS["relay_dedupe"],
     "relay_replayed": _HEADERS["relay_replayed"],
 }
@@ -302,7 +302,7 @@ def _dead_letter() -> Json:
         "summary": "An authentic delivery of which no event can be made, byte for byte.",
         "contentType": "application/octet-stream",
         "headers": {"type": "object", "required": required, "properties": _LETTER_HEADERS},
-        "payload": {"description": "the decrypted body; absent if it was too large"},
+        "payload": {"description": "the decrypted body; absent if Kafka is not to have it"},
         "bindings": _key(_KEYS[DEAD_LETTER]),
     }
 

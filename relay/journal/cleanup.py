@@ -3,12 +3,13 @@
 In steps of a few rows, oldest first; the writer takes one when no ack waits for it.
 """
 
+import json
 import sqlite3
 import time
 
 import structlog
 
-from relay.events import refusal
+from relay.events import DeadLetterReason
 from relay.journal import file
 from relay.journal.retention import Retention
 
@@ -19,7 +20,7 @@ _NEXT = "SELECT seq FROM events WHERE seq > ? AND seq <= ? ORDER BY seq LIMIT ?"
 #: Dead letters that wait for an operator stay, as long as they have what he can decide upon.
 _TIDY = (
     "DELETE FROM events WHERE seq BETWEEN ? AND ? AND (length(body) = 0"
-    " OR coalesce(reason, '') NOT IN ('too_large', 'refused', 'internal_error'))"
+    " OR coalesce(reason, '') NOT IN (SELECT value FROM json_each(?)))"
 )
 _SETTLED = (
     "SELECT seq, reason, length(body) FROM events"
@@ -43,6 +44,8 @@ class CleanUp:
         self._connection = connection
         self._retention = retention
         self._share = share
+        self._alone = frozenset(map(str, retention.alone))
+        self._undecided = json.dumps([*self._alone, DeadLetterReason.INTERNAL_ERROR])
         self._began = time.monotonic()
         self._passed_seq = self._stripped_seq = self._kept = 0
 
@@ -58,7 +61,7 @@ class CleanUp:
         last = self._retention.passed(self._connection)
         old = self._connection.execute(_NEXT, (self._passed_seq, last, rows)).fetchall()
         if old:
-            self._connection.execute(_TIDY, (*old[0], *old[-1]))
+            self._connection.execute(_TIDY, (*old[0], *old[-1], self._undecided))
             self._passed_seq = old[-1][0]
         return len(old)
 
@@ -72,11 +75,11 @@ class CleanUp:
         kept, lost = self._kept, 0
         bare: list[int] = []
         for seq, reason, size in found:
-            if refusal(reason) and (not kept or kept + size <= self._share):
+            if reason in self._alone and (not kept or kept + size <= self._share):
                 kept += size
             elif size:
                 bare.append(seq)
-                lost += bool(refusal(reason))
+                lost += reason in self._alone
         file.transaction(self._connection, lambda: self._make_shells(bare))
         if lost:
             log.error("dead_letters_let_go", events=lost)

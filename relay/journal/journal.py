@@ -69,14 +69,21 @@ class Journal:
     """The journal of one process; its coroutines belong to the event loop that opened it."""
 
     def __init__(
-        self, path: Path, metrics: Metrics, *, max_bytes: int, max_waiting: int, window: float
+        self,
+        path: Path,
+        metrics: Metrics,
+        *,
+        max_bytes: int,
+        max_waiting: int,
+        window: float,
+        letters_alone: bool = False,
     ) -> None:
         self._path = path
         self._metrics = metrics
         self._max_waiting = max_waiting
         metrics.journal_max_bytes.set(max_bytes)
         #: What is remembered, and for how long.
-        self.retention = Retention(window)
+        self.retention = Retention(window, letters_alone=letters_alone)
         self._waiting = self._waiting_bytes = 0
         self._writable, self._full, self._cramped = True, False, False
         self._backlog = Backlog()

@@ -11,6 +11,7 @@ import time
 import structlog
 
 from relay import clock
+from relay.events import REFUSALS, DeadLetterReason
 
 log = structlog.get_logger()
 
@@ -41,8 +42,10 @@ _UNMARK = "DELETE FROM marks WHERE open_for < (SELECT max(open_for) FROM marks W
 class Retention:
     """The memory of one journal. But for `open_for`, its writer's thread alone may ask."""
 
-    def __init__(self, window: float) -> None:
-        """`window` is the dedupe window in seconds."""
+    def __init__(self, window: float, *, letters_alone: bool = False) -> None:
+        """`window` is the dedupe window in seconds; `letters_alone`: no topic has their bodies."""
+        #: Reasons of dead letters of which only the journal has the body.
+        self.alone = DeadLetterReason if letters_alone else REFUSALS
         #: The same in milliseconds of the journal's time.
         self.window = int(window * 1000)
         #: Seconds for which other replicas are told of an event.

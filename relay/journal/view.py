@@ -20,7 +20,7 @@ from relay.journal.rows import claimed
 #: How `relay events list` names an event that has no outcome yet.
 PENDING = "pending"
 #: Reasons of dead letters of which the journal has the only usable copy.
-UNDECIDED = (
+UNDECIDED: Sequence[DeadLetterReason] = (
     DeadLetterReason.TOO_LARGE,
     DeadLetterReason.REFUSED,
     DeadLetterReason.INTERNAL_ERROR,
@@ -128,11 +128,11 @@ class JournalView:
             return 0
         return (retention.open_for - noted.awaited_since) / 1000
 
-    def undecided(self) -> int:
+    def undecided(self, reasons: Sequence[DeadLetterReason] = UNDECIDED) -> int:
         """Count the dead letters that are kept for a decision."""
-        marks = ", ".join("?" * len(UNDECIDED))
+        marks = ", ".join("?" * len(reasons))
         sql = f"SELECT count(*) {_SLICE} AND reason IN ({marks})"
-        counts = (self._connection.execute(sql, (*part, *UNDECIDED)) for part in self._slices())
+        counts = (self._connection.execute(sql, (*part, *reasons)) for part in self._slices())
         return sum(int(count.fetchone()[0]) for count in counts)
 
     def latest(self, app: str) -> dict[str, int]:
@@ -203,8 +203,8 @@ class JournalView:
 
         def work() -> None:
             entry, _ = self.find(event_id, app)
-            if entry.reason not in UNDECIDED:
-                raise EventNotReplayableError(f"event {event_id} is not kept for a decision")
+            if entry.reason not in tuple(DeadLetterReason):
+                raise EventNotReplayableError(f"event {event_id} is no dead letter")
             self._connection.execute(
                 "UPDATE events SET reason = 'discarded' WHERE seq = ?", (entry.seq,)
             )

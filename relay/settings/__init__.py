@@ -183,6 +183,8 @@ class Kafka(_Section):
     topics: Annotated[dict[str, str], Field(validate_default=True)] = {}
     #: Event type or wildcard → where the record's key stands, from Feishu's `event`.
     keys: dict[str, str] = {}
+    #: Whether dead letters have the body that Feishu sent, the app's token in it.
+    dead_letter_value: bool = True
     create_topics: bool = True
     partitions: Count = PARTITIONS
     #: -1 is the broker's own default.

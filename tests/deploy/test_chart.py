@@ -169,6 +169,7 @@ kafka:
   delivery: at-least-once
   topicPrefix: desk.
   createTopics: false
+  deadLetterValue: false
   partitions: 3
   replicationFactor: 3
   securityProtocol: SASL_SSL

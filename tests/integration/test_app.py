@@ -352,13 +352,14 @@ async def test_drain_refuses_a_journal_in_use(
             await Relay(config).drain(1)
 
 
-async def keep_for_a_decision(path: Path, event_id: str) -> None:
-    """Have an event end as a dead letter of which Kafka has no value."""
+async def keep_for_a_decision(
+    path: Path, event_id: str, reason: DeadLetterReason = DeadLetterReason.TOO_LARGE
+) -> None:
+    """Have an event end as a dead letter; of one that is too large Kafka has no value."""
     with journalview.opened(path) as view:
         view.replay(event_id)
     async with journal_at(path) as journal:
         (row,) = await journal.pending(1, 1)
-        reason = DeadLetterReason.TOO_LARGE
         await journal.settle(
             [Settlement(seq=row.seq, outcome=Outcome.DEAD_LETTER, reason=reason)], 1
         )
@@ -385,6 +386,11 @@ async def test_drain_command(
     code, said = await run()
     assert (code, "Nothing is left" in said) == (0, True)
     await keep_for_a_decision(tmp_path / "old" / "journal.db", "a")
+    code, said = await run()
+    assert (code, "1 dead letters that only this journal has" in said) == (1, True)
+    await keep_for_a_decision(tmp_path / "old" / "journal.db", "a", DeadLetterReason.NO_EVENT_TYPE)
+    assert (await run())[0] == 0
+    monkeypatch.setenv("RELAY_KAFKA__DEAD_LETTER_VALUE", "false")
     code, said = await run()
     assert (code, "1 dead letters that only this journal has" in said) == (1, True)
     arguments[2] = str(tmp_path / "none.db")

@@ -104,7 +104,7 @@ def test_what_cannot_be_done_is_said(path: Path) -> None:
     assert "has no event nothing" in failure(path, "show", "nothing")
     assert "has no event nothing" in failure(path, "replay", "nothing")
     assert "still pending" in failure(path, "replay", "pending")
-    assert "not kept for a decision" in failure(path, "discard", "published")
+    assert "is no dead letter" in failure(path, "discard", "published")
     assert "cannot be read" in failure(path.with_name("none.db"), "list")
 
 

@@ -416,15 +416,25 @@ async def test_dead_letters_keep_their_bodies_when_space_is_short(
             assert connection.execute("SELECT body FROM events").fetchall() == [(b"keep",)]
 
 
-@pytest.mark.parametrize("reason", list(DeadLetterReason))
+@pytest.mark.parametrize(
+    ("reason", "alone"),
+    [
+        *((reason, False) for reason in DeadLetterReason),
+        (DeadLetterReason.NOT_JSON, True),
+        (DeadLetterReason.INTERNAL_ERROR, True),
+    ],
+)
 async def test_no_kind_of_dead_letter_fills_the_journal(
-    reason: DeadLetterReason, path: Path, monkeypatch: pytest.MonkeyPatch
+    reason: DeadLetterReason,
+    alone: bool,  # noqa: FBT001 - a parameter of the test
+    path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """What the topic of dead letters has goes; what only the journal has keeps to its share."""
     monkeypatch.setattr(journalwriter, "SIZE_LOOK", 20_000)
-    own = reason in {DeadLetterReason.TOO_LARGE, DeadLetterReason.REFUSED}
+    own = alone or reason in {DeadLetterReason.TOO_LARGE, DeadLetterReason.REFUSED}
     with capture_logs() as lines:
-        async with journal_at(path, max_bytes=4_000_000) as journal:
+        async with journal_at(path, max_bytes=4_000_000, letters_alone=alone) as journal:
             for turn in range(20):
                 await letters(journal, reason, 20, f"turn-{turn}")
                 await until(lambda: not journal._writer._untidy and not journal._full)

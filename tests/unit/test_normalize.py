@@ -192,6 +192,19 @@ def test_dead_letter_that_is_too_large_has_a_size_and_no_value() -> None:
     ) == (None, b"1000", b"too_large")
 
 
+@pytest.mark.parametrize("body", [b"[1]", b"not json", b'{"schema":"2.0","token":"v2"}'])
+def test_dead_letter_may_be_kept_off_kafka_but_for_its_headers(body: bytes) -> None:
+    """Key, reason and size stay; neither the token nor a customer's word is on the topic."""
+    whole = normalize(stored(body, "id"), ROUTER)
+    bare = normalize(stored(body, "id"), Router("feishu.", {}, dead_letter_value=False))
+    assert (bare.value, bare.key, bare.reason) == (None, b"id", whole.reason)
+    assert bare.headers == [*whole.headers, ("relay_size", str(len(body)).encode())]
+    event = stored(payload())
+    assert normalize(event, Router("feishu.", {}, dead_letter_value=False)) == normalize(
+        event, ROUTER
+    )
+
+
 def test_topics_can_be_changed_one_by_one() -> None:
     """An operator may route a type, `other` and dead letters, and choose the prefix."""
     changes = {MESSAGE_CREATED: "messages", "other": "rest", "dead_letter": "dead", "im.v1": "im"}

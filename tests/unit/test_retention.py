@@ -11,7 +11,7 @@ from structlog.testing import capture_logs
 
 from relay import clock
 from relay.errors import RejectedError
-from relay.events import Outcome, Settlement
+from relay.events import DeadLetterReason, Outcome, Settlement
 from relay.journal import file as journalfile
 from relay.journal import retention
 from relay.journal import writer as journalwriter
@@ -88,15 +88,16 @@ async def go(journal: Journal, clocks: Clocks, seconds: float, step: float = HOU
 
 
 async def test_events_go_a_window_after_they_are_settled(path: Path, clocks: Clocks) -> None:
+    """The clean-up may note at once that they are settled, or when the first hour has passed."""
     async with journal_at(path, window=WINDOW) as journal:
         await publish(journal, "a", "b")
-        await go(journal, clocks, HOUR)
+        await go(journal, clocks, 3 * HOUR)
         await publish(journal, "c")
-        await go(journal, clocks, WINDOW - HOUR)
+        await go(journal, clocks, WINDOW - 4 * HOUR)
         assert left(path) == ["a", "b", "c"]
-        await go(journal, clocks, HOUR)
+        await go(journal, clocks, 2 * HOUR)
         assert left(path) == ["c"]
-        await go(journal, clocks, HOUR)
+        await go(journal, clocks, 3 * HOUR)
         assert left(path) == []
         assert await journal.add(event("a")) is Outcome.ACCEPTED
 
@@ -199,10 +200,25 @@ async def test_what_must_stay_stays(path: Path, clocks: Clocks) -> None:
         await go(journal, clocks, WINDOW + HOUR)
         assert left(path) == ["large", "fault", "pending", "behind"]
         await publish(journal)
-        await go(journal, clocks, WINDOW)
+        await go(journal, clocks, WINDOW - HOUR)
         assert left(path) == ["large", "fault", "pending", "behind"]
-        await go(journal, clocks, HOUR)
+        await go(journal, clocks, 2 * HOUR)
         assert left(path) == ["large", "fault"]
+
+
+async def test_letter_whose_body_is_nowhere_else_stays(path: Path, clocks: Clocks) -> None:
+    """Of each kind, until an operator decides; an event that is on its topic does not."""
+    async with journal_at(path, window=WINDOW, letters_alone=True) as journal:
+        for reason in DeadLetterReason:
+            await journal.add(event(reason))
+        await publish(journal, "published")
+        with rows(path) as connection:
+            sql = "UPDATE events SET reason = event_id, outcome = 'dead_letter' WHERE seq < ?"
+            connection.execute(sql, (len(DeadLetterReason) + 1,))
+            discarded = "UPDATE events SET reason = 'discarded' WHERE event_id = 'no_event_id'"
+            connection.execute(discarded)
+        await go(journal, clocks, WINDOW + 2 * HOUR)
+        assert left(path) == [one for one in DeadLetterReason if one != "no_event_id"]
 
 
 async def test_dead_letter_without_its_body_goes_like_any_other(path: Path, clocks: Clocks) -> None:

@@ -82,6 +82,7 @@ helpdeskToken: HELPDESK_TOKEN
 {{- $kafka := dict
   "bootstrap_servers" .Values.kafka.bootstrapServers "delivery" .Values.kafka.delivery
   "topic_prefix" .Values.kafka.topicPrefix "create_topics" .Values.kafka.createTopics
+  "dead_letter_value" .Values.kafka.deadLetterValue
   "partitions" .Values.kafka.partitions "replication_factor" .Values.kafka.replicationFactor
   "security_protocol" .Values.kafka.securityProtocol "sasl_mechanism" .Values.kafka.saslMechanism -}}
 {{- with .Values.kafka.topicConfig }}{{ $_ := set $kafka "topic_config" . }}{{ end -}}
