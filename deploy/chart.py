@@ -43,7 +43,7 @@ APP: Schema = {
             ),
             SECRET,
         ),
-        **dict.fromkeys(("appId", "existingSecret"), TEXT),
+        **dict.fromkeys(("appId", "existingSecret", "feishuUrl"), TEXT),
         # A number would lose its last digits on its way through Helm.
         "helpdeskId": TEXT,
         "longConnection": {"type": "boolean"},

@@ -237,7 +237,7 @@ class Relay:
             LongConnection(
                 name,
                 (app.app_id, app.app_secret.get_secret_value()),
-                self._settings.feishu_url,
+                self._settings.feishu(app),
                 pipeline.accept,
                 self.metrics,
             )

@@ -169,7 +169,7 @@ def _has_waited(settings: Settings, replica: str) -> bool:
 async def _app(settings: Settings, app: App) -> str:
     """Try the app's credentials; with a long connection, look who else has one."""
     async with aiohttp.ClientSession() as session:
-        feishu = Feishu(session, settings.feishu_url)
+        feishu = Feishu(session, settings.feishu(app))
         token = await feishu.tenant_token(app.app_id, app.app_secret.get_secret_value())
         if not app.long_connection:
             return f"{app.app_id}: the credentials work"

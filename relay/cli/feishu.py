@@ -93,7 +93,7 @@ def backfill(
     seen = _seen(loaded.journal.path, app_name)
     with journalview.opened(loaded.journal.path) as view:
         run = _Run(view, app_name, Console(), dry_run=dry_run)
-        uvloop.run(run.all(loaded.feishu_url, app, wanted, seen))
+        uvloop.run(run.all(loaded.feishu(app), app, wanted, seen))
 
 
 class _Run:
@@ -183,7 +183,8 @@ def _change(
     """Call Feishu; raises FeishuError or SettingsError."""
     loaded = settings.load(config)
     types = event_types or list(EVENT_TYPES)
-    uvloop.run(_subscribe(loaded.feishu_url, _app(loaded, name), types, subscribe=subscribe))
+    app = _app(loaded, name)
+    uvloop.run(_subscribe(loaded.feishu(app), app, types, subscribe=subscribe))
     return types
 
 

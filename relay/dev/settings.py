@@ -72,7 +72,7 @@ def _apart(config: Settings, directory: Path, feishu: SmallFeishu | None) -> dic
     """
     played = {"connected"} if feishu else set()
     apps = {
-        name: app.model_copy(update={"long_connection": name in played})
+        name: app.model_copy(update={"long_connection": name in played, "feishu_url": ""})
         for name, app in config.apps.items()
     }
     return {

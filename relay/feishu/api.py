@@ -26,7 +26,7 @@ _ENDPOINT_CODES = {
     1000040344: "app id or secret is missing",
     1000040345: "app id or secret is wrong, or Feishu is busy",
     1000040350: "too many connections of this app are open",
-    1000040351: "the app belongs to the other domain: Feishu's or Lark's (RELAY_FEISHU_URL)",
+    1000040351: "the app belongs to the other domain: Feishu's or Lark's (feishu_url)",
 }
 #: The same for the API's calls, with what to do.
 API_CODES = {
@@ -34,7 +34,7 @@ API_CODES = {
     10014: "app_secret is wrong: look into the app's Credentials page",
     99991400: "too many calls; Feishu wants fewer per second",
     99991661: "the tenant access token is missing",
-    99991663: "the tenant access token is not valid: is RELAY_FEISHU_URL the app's own domain?",
+    99991663: "the tenant access token is not valid: is feishu_url the app's own domain?",
     99991672: "the app lacks a scope: add it, and publish a version of the app",
     154000: "Feishu's service desk has an internal error; try again",
     154003: "helpdesk_id or helpdesk_token is wrong: look into the service desk's API settings",

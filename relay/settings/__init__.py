@@ -24,12 +24,14 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 
 from relay.errors import SettingsError
 from relay.settings import patterns, topics, values
+from relay.settings.apps import App
 from relay.settings.environment import SECRETS as _SECRETS
 from relay.settings.environment import Environment, named
 from relay.settings.privacy import Privacy
 from relay.settings.topics import PARTITIONS
 from relay.settings.topics import config as topic_settings
 from relay.settings.values import (
+    MISFIT,
     TIME,
     AppName,
     Bytes,
@@ -78,66 +80,8 @@ class Delivery(StrEnum):
     AT_LEAST_ONCE = "at-least-once"
 
 
-#: The kind of a mistake that lies in several settings of a section; any of them would mend it.
-_SECTION = "section"
-
-
 class _Section(BaseModel):
     model_config = values.SECTION
-
-
-#: What vouches for a callback; any one will do.
-_PROOFS = (
-    "encrypt_key",
-    "previous_encrypt_key",
-    "verification_token",
-    "previous_verification_token",
-)
-#: Stands for a value that has a mistake of its own.
-_UNKNOWN = SecretStr("?")
-
-
-class App(_Section):
-    """One Feishu app: how its callbacks are verified."""
-
-    app_id: str = ""
-    app_secret: Secret = SecretStr("")
-    encrypt_key: Secret = SecretStr("")
-    previous_encrypt_key: Secret = SecretStr("")
-    verification_token: Secret = SecretStr("")
-    previous_verification_token: Secret = SecretStr("")
-    #: Fetch the events over a connection that relay opens, instead of waiting to be called.
-    long_connection: Annotated[bool, Field(validate_default=True)] = False
-    #: The service desk whose events `relay subscribe` asks for, and its token.
-    helpdesk_id: str = ""
-    helpdesk_token: Secret = SecretStr("")
-
-    @field_validator("long_connection")
-    @classmethod
-    def _usable(cls, long_connection: bool, before: ValidationInfo) -> bool:  # noqa: FBT001
-        given = before.data
-        if long_connection:
-            if not given.get("app_id", "?") or not _present(given.get("app_secret", _UNKNOWN)):
-                message = "long_connection needs an app_id and an app_secret"
-                raise PydanticCustomError(_SECTION, message)
-        elif not _present(*(given.get(name, _UNKNOWN) for name in _PROOFS)):
-            message = "needs an encrypt_key or a verification_token: nobody could be told apart"
-            raise PydanticCustomError(_SECTION, message)
-        return long_connection
-
-    @property
-    def encrypt_keys(self) -> tuple[str, ...]:
-        """The current key, then the previous one; without those that are not set."""
-        return _present(self.encrypt_key, self.previous_encrypt_key)
-
-    @property
-    def verification_tokens(self) -> tuple[str, ...]:
-        """The current token, then the previous one; without those that are not set."""
-        return _present(self.verification_token, self.previous_verification_token)
-
-
-def _present(*secrets: SecretStr) -> tuple[str, ...]:
-    return tuple(secret.get_secret_value() for secret in secrets if secret.get_secret_value())
 
 
 class Webhook(_Section):
@@ -234,14 +178,14 @@ class Kafka(_Section):
         known = before.data.get("sasl_username", "?") and password.get_secret_value()
         if before.data.get("security_protocol", "").startswith("SASL") and not known:
             message = "security_protocol uses SASL, so sasl_username and sasl_password are needed"
-            raise PydanticCustomError(_SECTION, message)
+            raise PydanticCustomError(MISFIT, message)
         return password
 
     @field_validator("key_file")
     @classmethod
     def _with_certificate(cls, key_file: Path | None, before: ValidationInfo) -> Path | None:
         if "cert_file" in before.data and (before.data["cert_file"] is None) != (key_file is None):
-            raise PydanticCustomError(_SECTION, "cert_file and key_file go together")
+            raise PydanticCustomError(MISFIT, "cert_file and key_file go together")
         return key_file
 
 
@@ -321,11 +265,15 @@ class Settings(_Section):
     journal: Journal = Journal()
     privacy: Privacy = Privacy()
     claims: Claims = Claims()
-    #: Feishu's API; Lark's is `https://open.larksuite.com`.
+    #: Feishu's API, for each app that names no other; Lark's is `https://open.larksuite.com`.
     feishu_url: Annotated[str, AfterValidator(values.feishu_url)] = "https://open.feishu.cn"
     drain: Drain = Drain()
     log: Log = Log()
     traces: Traces = Traces()
+
+    def feishu(self, app: App) -> str:
+        """Where Feishu's API is for an app."""
+        return app.feishu_url or self.feishu_url
 
     def at(self, journal: Path | None) -> Self:
         """Give these settings for another journal's file."""
@@ -370,7 +318,7 @@ def load(config: Path | None = None) -> Settings:
     except ValidationError as error:
         mistakes = error.errors(include_input=False, include_url=False)
         # What the file would have had is not missing.
-        known = [one for one in mistakes if not unread or one["type"] not in {"missing", _SECTION}]
+        known = [one for one in mistakes if not unread or one["type"] not in {"missing", MISFIT}]
         found += [line for mistake in known for line in _sentences(mistake, environment)]
     if found:
         raise SettingsError("\n".join(found))
@@ -395,6 +343,6 @@ def _sentences(mistake: ErrorDetails, environment: Environment) -> list[str]:
         message = environment.unknown(path)
     elif mistake["type"] == "missing":
         message = "is required"
-    elif mistake["type"] == _SECTION:
+    elif mistake["type"] == MISFIT:
         path = path[:-1]
     return [f"{named(path)}: {line}" for line in message.splitlines()]

@@ -14,6 +14,8 @@ from urllib.parse import unquote
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, SecretStr
 
 #: Of every section: no other names, and no value in a message.
+#: The kind of a mistake that lies in several settings of a section; any of them would mend it.
+MISFIT = "section"
 SECTION = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 _UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
 _SIZES = {"": 1, "B": 1, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}

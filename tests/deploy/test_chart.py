@@ -188,6 +188,7 @@ apps:
     previousVerificationToken: token-before
     longConnection: true
     helpdeskId: "6626871355780366000"
+    feishuUrl: https://open.example.com
     helpdeskToken: helpdesk-token
 claims:
   url: redis://valkey:6379
@@ -196,7 +197,9 @@ privacy: {drop: [email], hash: [open_id], salt: 0123456789abcdef0123456789abcdef
 drain: {delay: 6s, timeout: 26s}
 settings:
   feishu_url: https://open.larksuite.com
-  kafka: {topics: {other: unsorted, im.*: chats}, keys: {im.*: chat_id}, timeout: 20s}
+  kafka:
+    {topics: {other: unsorted, im.*: chats}, keys: {im.*: chat_id}, timeout: 20s, idle_timeout: 2m,
+     topic_config: {retention.ms: "86400000"}}
   claims: {key_prefix: "desk:", ca_file: /etc/ca.pem, timeout: 1s}
   webhook: {host: 127.0.0.1, port: 8081, max_body_bytes: 2MiB, read_timeout: 5s}
   admin: {host: "::", port: 9091}

@@ -249,13 +249,17 @@ def with_long_connection(config: Settings, feishu_url: str, **more: Any) -> Sett
     return config.model_copy(update=changes)
 
 
+@pytest.mark.parametrize("named", ["for all", "for the app"])
 async def test_both_transports_reach_the_topic(
-    embedded_kafka: str, topic_prefix: str, tmp_path: Path
+    named: str, embedded_kafka: str, topic_prefix: str, tmp_path: Path
 ) -> None:
     """An event that takes both ways is published once; a stop closes the connection in order."""
     feishu = SmallFeishu(OPTIONS)
     await feishu.start()
-    config = with_long_connection(settings(tmp_path, embedded_kafka, topic_prefix), feishu.url)
+    urls = (feishu.url, "") if named == "for all" else ("http://127.0.0.1:1", feishu.url)
+    config = with_long_connection(settings(tmp_path, embedded_kafka, topic_prefix), urls[0])
+    app = config.apps["default"].model_copy(update={"feishu_url": urls[1]})
+    config = config.model_copy(update={"apps": {"default": app}})
     async with running(config) as run:
         await until(lambda: feishu.gateway.clients == 1)
         assert await feishu.push(payload("e-1"), "m-1") is Fate.DELIVERED

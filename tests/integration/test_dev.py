@@ -128,6 +128,7 @@ async def test_shell_of_an_operator_brings_no_real_events(
     played = feishu.gateway.options
     for name, value in {
         "RELAY_FEISHU_URL": feishu.url,
+        "RELAY_APPS__DEFAULT__FEISHU_URL": feishu.url,
         "RELAY_APPS__DEFAULT__APP_ID": played.app_id,
         "RELAY_APPS__DEFAULT__APP_SECRET": played.app_secret,
         "RELAY_APPS__DEFAULT__LONG_CONNECTION": "true",

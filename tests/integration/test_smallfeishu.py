@@ -424,6 +424,26 @@ async def test_subscribe_commands(
     assert "needs apps.default.helpdesk_token" in (await run("subscribe"))[1]
 
 
+async def test_commands_go_to_the_apps_own_feishu(
+    environment: dict[str, str],
+    feishu: SmallFeishu,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An app of Lark's beside one of Feishu's: subscription, check and backfill."""
+    monkeypatch.setenv("RELAY_FEISHU_URL", "http://127.0.0.1:1")
+    async with journal_at(tmp_path / "journal.db"):
+        pass
+    backfill = ("backfill", "--since", "2026-01-01", "--until", "2026-01-02")
+    for words in (("subscribe",), ("unsubscribe",), backfill):
+        code, said = await run(*words)
+        assert (code, "127.0.0.1:1 cannot be reached" in said) == (1, True)
+    monkeypatch.setenv("RELAY_APPS__DEFAULT__FEISHU_URL", feishu.url)
+    for words in (("subscribe",), ("unsubscribe",), backfill):
+        assert (await run(*words))[0] == 0, words
+    assert "cli_a: the credentials work; no client is online" in (await run("check"))[1]
+
+
 async def test_subscriptions_tell_when_an_event_last_came(
     environment: dict[str, str], tmp_path: Path
 ) -> None:

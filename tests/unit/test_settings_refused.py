@@ -292,6 +292,28 @@ def test_listeners_have_a_port_each(
 )
 def test_feishu_is_at_one_place(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     refused("FEISHU_URL", url, monkeypatch)
+    monkeypatch.delenv("RELAY_FEISHU_URL")
+    refused("APPS__DEFAULT__FEISHU_URL", url, monkeypatch)
+
+
+def test_each_app_may_have_a_feishu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that names none has that of all; an empty variable names none."""
+    found = load(
+        monkeypatch,
+        {
+            "RELAY_FEISHU_URL": "https://feishu",
+            "RELAY_APPS__LARK__ENCRYPT_KEY": "k",
+            "RELAY_APPS__LARK__FEISHU_URL": "https://lark:1",
+            "RELAY_APPS__OTHER__ENCRYPT_KEY": "k",
+            "RELAY_APPS__OTHER__FEISHU_URL": "",
+        },
+    )
+    places = {name: found.feishu(app) for name, app in found.apps.items()}
+    assert places == {
+        "default": "https://feishu",
+        "lark": "https://lark:1",
+        "other": "https://feishu",
+    }
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:7070", "https://[::1]:1/", "https://a.b/"])

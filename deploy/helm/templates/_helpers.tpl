@@ -98,6 +98,7 @@ helpdeskToken: HELPDESK_TOKEN
 {{- range $name, $app := .Values.apps -}}
 {{- $one := dict "long_connection" (default false $app.longConnection) -}}
 {{- with $app.appId }}{{ $_ := set $one "app_id" . }}{{ end -}}
+{{- with $app.feishuUrl }}{{ $_ := set $one "feishu_url" . }}{{ end -}}
 {{- with $app.helpdeskId }}{{ $_ := set $one "helpdesk_id" (toString .) }}{{ end -}}
 {{- $_ := set $apps $name $one -}}
 {{- end -}}
