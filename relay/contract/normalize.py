@@ -35,6 +35,14 @@ _PLACES: dict[str, tuple[Path, ...]] = {
     for name, known in EVENT_TYPES.items()
 }
 
+#: Where an event that is a message has the message's own id. Events about a message have none here:
+#: several of them share it.
+_MESSAGE_IDS: dict[str, Path] = {
+    "helpdesk.ticket_message.created_v1": ("message_id",),
+    "im.message.receive_v1": ("message", "message_id"),
+    "message": ("open_message_id",),
+}
+
 
 class Router:
     """Names topic and key of each record: the defaults, what an operator changed, the prefix."""
@@ -97,6 +105,7 @@ def _event_record(
     found = _first_id(event, wanted) or ticket_id
     key = found or stored.event_id
     findings: Findings = {}
+    data = apply_table(known.fields, event, findings) if known else event
     value = {
         "event": {
             "id": stored.event_id,
@@ -108,7 +117,7 @@ def _event_record(
             "transport": stored.transport,
         },
         "ticket_id": ticket_id,
-        "data": apply_table(known.fields, event, findings) if known else event,
+        "data": data,
     }
     if findings:
         value["unexpected"] = router.guard.told(findings)
@@ -131,6 +140,9 @@ def _event_record(
         headers.append(("relay_replayed", b"1"))
     if stored.transport is Transport.BACKFILL:
         headers.append(("relay_backfill", b"1"))
+    # Of `data`: what is kept from consumers stands in no header either.
+    if message_id := _first_id(data, (_MESSAGE_IDS.get(event_type, ()),)):
+        headers.append(("relay_message_id", header(message_id)))
     return Record(
         outcome=Outcome.PUBLISHED,
         topic=router.topic(event_type),

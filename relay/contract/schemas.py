@@ -51,6 +51,7 @@ _HEADERS: Json = {
     "relay_backfill": _TEXT | {"const": "1"},
     "relay_dedupe": _TEXT | {"const": "skipped"},
     "relay_late": _TEXT | {"const": "1"},
+    "relay_message_id": _TEXT | {"description": "the message's own id, of an event that is one"},
     "relay_replayed": _TEXT | {"const": "1"},
 }
 #: Of the headers above, those that a record may lack.

@@ -205,7 +205,7 @@ def test_every_metric_is_explained() -> None:
     assert documented == metrics
     record = dead_letter(_any_event(), Router("", {}), DeadLetterReason.TOO_LARGE, keep_value=False)
     known = metrics | {name for name, _ in record.headers} | {"relay_replayed", "relay_journal"}
-    known |= {"relay_dedupe", "relay_backfill", "relay_late"}
+    known |= {"relay_dedupe", "relay_backfill", "relay_late", "relay_message_id"}
     known |= {f"{name}_bucket" for name in metrics}
     for paper in (README, OPERATIONS, ARCHITECTURE, CONTRACT, CONFIGURATION):
         assert set(re.findall(r"\brelay_[a-z_]+", paper)) <= known
@@ -290,6 +290,7 @@ def test_every_header_is_explained() -> None:
         "relay_dedupe",
         "relay_backfill",
         "relay_late",
+        "relay_message_id",
     }
     assert names <= {cells[0].strip("`") for cells in rows(CONTRACT)}
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from relay.contract import exactjson
 from relay.contract.normalize import EVENT_TYPES, Router, dead_letter, normalize
+from relay.contract.rules.privacy import Guard
 from relay.events import DeadLetterReason, Outcome, Record, StoredEvent, Transport
 from tests.fakes import MESSAGE_CREATED, payload
 
@@ -422,3 +423,56 @@ def test_any_document_gives_a_record(document: object) -> None:
     record = normalized(stored(document))
     assert record.outcome in {Outcome.PUBLISHED, Outcome.DEAD_LETTER}
     assert exactjson.loads(record.value or b"null") is not ...
+
+
+def message_id(event_type: str, event: dict[str, Any], router: Router = ROUTER) -> str | None:
+    record = normalize(stored(payload(event_type=event_type, event=event)), router)
+    found = dict(record.headers).get("relay_message_id")
+    return found.decode() if found else None
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("om_1", "om_1"),
+        (7262656095919128578, "7262656095919128578"),
+        (2**70, str(2**70)),
+        ("消息", "消息"),
+        ("a\nb", "a%0Ab"),
+        *((odd, None) for odd in ("", None, True, 1.5, [], ["om_1"], {}, {"id": "om_1"})),
+    ],
+)
+def test_message_is_known_by_its_own_id(given: object, expected: str | None) -> None:
+    """Where it stands in the event that brings it; whatever else stands there is no id."""
+    assert message_id(MESSAGE_CREATED, {"message_id": given}) == expected
+    assert message_id("im.message.receive_v1", {"message": {"message_id": given}}) == expected
+    body = {"uuid": "u", "event": {"type": "message", "open_message_id": given}}
+    headers = dict(normalize(stored(body, "u"), ROUTER).headers)
+    assert headers.get("relay_message_id", b"").decode() == (expected or "")
+
+
+@pytest.mark.parametrize(
+    "event_type",
+    [
+        "im.message.reaction.created_v1",
+        "im.message.recalled_v1",
+        "card.action.trigger",
+        "helpdesk.ticket.created_v1",
+        "never heard of",
+    ],
+)
+def test_event_about_a_message_is_not_the_message(event_type: str) -> None:
+    """Two reactions to one message are two; a consumer that left one out would lose it."""
+    event = {"message_id": "om_1", "message": {"message_id": "om_1"}, "open_message_id": "om_1"}
+    assert message_id(event_type, event) is None
+
+
+def test_message_id_that_is_kept_from_consumers_is_in_no_header() -> None:
+    """Left out or hashed, as the field is."""
+    event = {"message_id": "om_1"}
+    dropped = Router("", {}, None, Guard(drop=("message_id",)))
+    assert message_id(MESSAGE_CREATED, event, dropped) is None
+    hashed = Router("", {}, None, Guard(hashed=("message_id",), key=b"k" * 32))
+    record = normalize(stored(payload(event=event)), hashed)
+    data = value_of(record)["data"]["message_id"]
+    assert dict(record.headers)["relay_message_id"].decode() == data != "om_1"
