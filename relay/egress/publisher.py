@@ -8,11 +8,12 @@ from collections.abc import AsyncIterable, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Protocol
 
-from relay.egress.kafka import offsets
+from relay.egress.kafka import offsets, transactions
 from relay.egress.kafka.faults import translated
 from relay.egress.kafka.packing import Packing
 from relay.egress.kafka.producer import Producer
 from relay.egress.kafka.topics import ensure, journal_topic
+from relay.egress.kafka.transactions import End
 from relay.egress.tenure import Place
 from relay.errors import KafkaUnavailableError
 from relay.events import Record
@@ -51,6 +52,11 @@ class _Session:
         self._packing = Packing()
         self._producer: Producer | None = None
 
+    @asynccontextmanager
+    async def _in_time(self) -> AsyncIterator[None]:
+        async with translated(), asyncio.timeout(self._settings.timeout):
+            yield
+
     async def _start(self, transactional_id: str | None) -> None:
         """Make sure of the topics and connect a producer; with an id this fences earlier ones."""
         await ensure(self._settings, self._topics)
@@ -76,13 +82,15 @@ class ExactlyOncePublisher(_Session):
         super().__init__(settings, topics)
         #: The group of the journal that is open, and what is written beside its offset.
         self._group = self._metadata = ""
+        #: How the last transaction has ended, until every partition knows.
+        self._last = End.UNKNOWN
 
     async def find(self, journal_id: str) -> Place:
         """Read the group's offset, and who has signed it.
 
         Not a stable one: it would wait for the end of a transaction that nobody may ever end.
         """
-        async with translated(), asyncio.timeout(self._settings.timeout):
+        async with self._in_time():
             return await self._read_back(f"relay-{journal_id}", stable=False)
 
     async def open(self, journal_id: str) -> Place:
@@ -91,25 +99,36 @@ class ExactlyOncePublisher(_Session):
         The order matters: the offset is final only after the producer has its new epoch, and is
         told as it is only after a write.
         """
-        self._group = f"relay-{journal_id}"
-        async with translated(), asyncio.timeout(self._settings.timeout):
-            await self._start(self._group)
-        await self._sweep()
-        async with translated(), asyncio.timeout(self._settings.timeout):
-            return await self._read_back(self._group, stable=True)
+        group = f"relay-{journal_id}"
+        if group != self._group:
+            self._group, self._last = group, End.UNKNOWN
+        async with self._in_time():
+            last = await transactions.last(self._settings, group)
+        async with self._in_time():
+            await self._start(group)
+        if self._last is End.UNKNOWN:
+            self._last = last.fenced_by(self._opened().identity)
+        await self._finish(self._last)
+        self._last = End.UNKNOWN
+        async with self._in_time():
+            return await self._read_back(group, stable=True)
 
-    async def _sweep(self) -> None:
-        """Abort a transaction over all that one of ours can have touched.
+    async def _finish(self, end: End) -> None:
+        """End the last transaction once more, in every partition that it can have touched.
 
-        A broker that comes back may forget to end a transaction in the topics: the records would
-        appear with our next commit there, beside those that we publish in their place. And a
-        coordinator that has just come up tells offsets as they were some seconds ago, until
-        something is written to it.
+        Where a broker has not, its records would appear beside those that we publish in their
+        place, or disappear, as our next one ends. And a coordinator that has just come up tells
+        offsets of some seconds ago, until something is written to it.
         """
         async with self._transaction() as producer:
-            await producer.include(self._topics)
-            await self._send_offset(producer, 0)
-            await producer.abort()
+            if end is not End.UNKNOWN:
+                await producer.include(self._topics)
+            if end is End.COMMITTED:
+                await producer.include_group(self._group)
+                await producer.commit()
+            else:
+                await self._send_offset(producer, 0)
+                await producer.abort()
 
     async def _read_back(self, group: str, *, stable: bool) -> Place:
         found = await offsets.read(self._settings, group, self._journal_topic, stable=stable)
@@ -141,7 +160,7 @@ class ExactlyOncePublisher(_Session):
     @asynccontextmanager
     async def _transaction(self) -> AsyncIterator[Producer]:
         producer = self._opened()
-        async with translated(), asyncio.timeout(self._settings.timeout):
+        async with self._in_time():
             await producer.begin()
             yield producer
 
@@ -155,7 +174,7 @@ class AtLeastOncePublisher(_Session):
     async def open(self, journal_id: str) -> None:
         """Connect."""
         del journal_id
-        async with translated(), asyncio.timeout(self._settings.timeout):
+        async with self._in_time():
             await self._start(None)
 
     async def sign(self, place: Place) -> None:
@@ -167,5 +186,5 @@ class AtLeastOncePublisher(_Session):
     async def publish(self, records: AsyncIterable[Record], last_seq: int) -> None:
         """Publish the records; they are on all in-sync replicas when this returns."""
         del last_seq
-        async with translated(), asyncio.timeout(self._settings.timeout):
+        async with self._in_time():
             await self._opened().send(records)

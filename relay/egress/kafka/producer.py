@@ -77,6 +77,17 @@ class Producer:
                 place = TopicPartition(topic, partition)
                 self._producer._txn_manager.maybe_add_partition_to_txn(place)
 
+    async def include_group(self, group: str) -> None:
+        """Make the group a part of the transaction, without an offset."""
+        while not await self._producer._sender._do_add_offsets_to_txn(group):
+            pass
+
+    @property
+    def identity(self) -> tuple[int, int]:
+        """Id and epoch that the coordinator has given."""
+        manager = self._producer._txn_manager
+        return manager.producer_id, manager.producer_epoch
+
     async def commit(self) -> None:
         """End the transaction: all of it is there for consumers, or nothing is known."""
         await self._producer.commit_transaction()
