@@ -62,7 +62,10 @@ class Router:
         #: Every topic that a record may go to.
         self.topics = sorted({*names.values(), self.dead_letter})
         self._other = names[OTHER]
+        self._named = names
         self._topics = Patterns(names)
+        #: Whether an operator has named a key for types without rules.
+        self.keyed = bool((keys or {}).keys() - EVENT_TYPES.keys())
         self._keys = Patterns({name: patterns.path(text) for name, text in (keys or {}).items()})
         #: Whether a dead letter has the body that Feishu sent.
         self.dead_letter_value = dead_letter_value
@@ -73,6 +76,12 @@ class Router:
     def topic(self, event_type: str) -> str:
         """Give the topic of an event type."""
         return self._topics.get(event_type) or self._other
+
+    def carried(self, topic: str) -> list[str]:
+        """Give the types with rules that go to a topic, and `other` if others do."""
+        known = [name for name in EVENT_TYPES if self.topic(name) == topic]
+        others = {place for name, place in self._named.items() if name not in EVENT_TYPES}
+        return [*known, OTHER] if topic in others else known
 
     def key_path(self, event_type: str) -> Path:
         """Give where an operator wants the key to be read; empty: nowhere in particular."""

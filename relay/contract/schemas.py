@@ -189,10 +189,8 @@ def _description(title: str, name: str, member: Json) -> str:
 def asyncapi(router: Router) -> Json:
     """Give the AsyncAPI document of the topics: channels, messages, headers, keys."""
     names = (*EVENT_TYPES, OTHER)
-    channels = {
-        topic: _channel(topic, [name for name in names if router.topic(name) == topic])
-        for topic in sorted({router.topic(name) for name in names})
-    }
+    topics = [topic for topic in router.topics if topic != router.dead_letter]
+    channels = {topic: _channel(topic, router.carried(topic)) for topic in topics}
     channels[router.dead_letter] = _channel(router.dead_letter, [DEAD_LETTER])
     return {
         "asyncapi": ASYNCAPI,
@@ -282,7 +280,13 @@ def _referred(event_type: str, part: Any) -> Any:
 def _message(event_type: str, router: Router) -> Json:
     required = [name for name in _HEADERS if name not in _OPTIONAL]
     known = EVENT_TYPES.get(event_type)
-    key = "notification id" if known and known.key else "ticket id, or the event id"
+    key = _KEYS.get(event_type, "ticket id, or the event id")
+    if known and known.key:
+        key = "notification id, or the event id"
+    if path := router.key_path(event_type):
+        key = f"{'.'.join(path)} of Feishu's event, else {key}"
+    elif event_type == OTHER and router.keyed:
+        key = f"what kafka.keys names for the type, else {key}"
     return {
         "name": event_type,
         "title": known.title if known else "Any other event",
@@ -290,7 +294,7 @@ def _message(event_type: str, router: Router) -> Json:
         "contentType": "application/json",
         "headers": {"type": "object", "required": required, "properties": _HEADERS},
         "payload": _payload(event_type, router),
-        "bindings": _key(_KEYS.get(event_type, key)),
+        "bindings": _key(key),
         "examples": [{"name": "example"} | _example(event_type, router)],
     }
 

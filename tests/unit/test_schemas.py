@@ -338,12 +338,46 @@ def test_document_tells_how_to_connect_and_read() -> None:
         assert one["bindings"]["kafka"]["key"]["description"]
 
 
-def test_every_topic_is_a_channel() -> None:
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {OTHER: "unsorted"},
+        {"im.*": "chats", "im.message.receive_v1": "messages"},
+        {"helpdesk.*": "tickets"},
+        {"leave_approvalV2": "helpdesk.ticket"},
+    ],
+)
+def test_every_topic_is_a_channel(changes: dict[str, str]) -> None:
     """And every channel has an operation that names it."""
-    document = schemas.asyncapi(Router("desk.", {OTHER: "unsorted"}))
-    assert sorted(document["channels"]) == Router("desk.", {OTHER: "unsorted"}).topics
+    document = schemas.asyncapi(Router("desk.", changes))
+    assert sorted(document["channels"]) == Router("desk.", changes).topics
     named = {one["channel"]["$ref"] for one in document["operations"].values()}
     assert named == {f"#/channels/{topic}" for topic in document["channels"]}
+
+
+def test_channel_has_what_an_operator_sends_there() -> None:
+    """By wildcards and by names of types without rules, which all are `other` messages."""
+    changes = {"im.*": "chats", "helpdesk.*": "desk", "x_v1": "helpdesk.ticket", "y_v1": "desk"}
+    channels = schemas.asyncapi(Router("", changes))["channels"]
+    assert {topic: list(channel["messages"]) for topic, channel in channels.items()} == {
+        "chats": [OTHER],
+        "desk": [*EVENT_TYPES, OTHER],
+        "helpdesk.ticket": [OTHER],
+        "other": [OTHER],
+        "dead_letter": [DEAD_LETTER],
+    }
+
+
+def test_keys_are_described_as_an_operator_has_them() -> None:
+    keys = {"helpdesk.ticket.*": "chat_id", "im.*": "message.chat_id"}
+    messages = schemas.asyncapi(Router("", {}, keys))["components"]["messages"]
+    told = {name: one["bindings"]["kafka"]["key"]["description"] for name, one in messages.items()}
+    assert told["helpdesk.ticket.updated_v1"] == (
+        "chat_id of Feishu's event, else ticket id, or the event id"
+    )
+    assert told["helpdesk.ticket_message.created_v1"] == "ticket id, or the event id"
+    assert told["helpdesk.notification.approve_v1"] == "notification id, or the event id"
+    assert told[OTHER].startswith("what kafka.keys names for the type, else ticket id")
 
 
 def test_what_is_shipped_is_what_is_made() -> None:

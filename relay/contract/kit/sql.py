@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from relay.contract.kit.shape import Kind, List, Scalar, Struct, value
-from relay.contract.normalize import EVENT_TYPES, Router
+from relay.contract.normalize import Router
 from relay.settings.topics import OTHER
 
 _INDENT = "  "
@@ -148,10 +148,7 @@ def _comment(event_type: str, router: Router, field: str) -> str:
 
 def sharing(event_type: str, router: Router) -> list[str]:
     """Name the other event types whose records go to the same topic."""
-    topic = router.topic(event_type)
-    return [
-        one for one in (*EVENT_TYPES, OTHER) if one != event_type and router.topic(one) == topic
-    ]
+    return [one for one in router.carried(router.topic(event_type)) if one != event_type]
 
 
 def _table(event_type: str) -> str:
