@@ -128,6 +128,18 @@ def test_hash_of_an_object_is_that_of_each_text_in_it() -> None:
     }
 
 
+@pytest.mark.parametrize("depth", [2, 300, 900])
+def test_depth_stops_no_hash(depth: int) -> None:
+    """A failure would put the whole body on the topic of dead letters."""
+    deep: Any = "leaf"
+    for _ in range(depth):
+        deep = [deep]
+    made = record(CREATED, {"guest": {"x": deep}, "status": 1}, router(hashed=("guest",)))
+    plain = record(CREATED, {"x": {"x": deep}, "status": 1}, Router("feishu.", {}))
+    assert made.outcome is plain.outcome
+    assert b"leaf" not in (made.value or b"")
+
+
 def test_lone_surrogate_is_hashed_too() -> None:
     """JSON allows it, UTF-8 does not."""
     made = value_of(CREATED, {"guest": {"name": "\ud800"}}, router(hashed=("name",)))

@@ -78,6 +78,10 @@ def _hashed(name: str, rule: Rule, key: bytes) -> Rule:
     alone = {name: rule}
 
     def apply(result: Json, value: Any, findings: Findings, pointer: str) -> None:
+        if type(value) is str and rule.plain is str:
+            # What most are; the way below leads to the same.
+            result[name] = _digest(value, NO_RULES, key)
+            return
         misfits: Findings = {}
         made = apply_table(alone, {name: value}, misfits, pointer)
         result[name] = _digest(made[name], rule.inside, key)
@@ -95,11 +99,16 @@ def _hashed(name: str, rule: Rule, key: bytes) -> Rule:
 
 
 def _digest(value: Any, inside: Table, key: bytes) -> Any:
-    """Hash a text, or each one in an object or a list; what is empty says nothing, and stays."""
+    """Hash a text, or each one in a list or in objects with rules; all else as the JSON it is."""
+    if type(value) is list:
+        return [_digest_one(one, inside, key) for one in value]
+    return _digest_one(value, inside, key)
+
+
+def _digest_one(value: Any, inside: Table, key: bytes) -> Any:
+    """Hash what stands alone; what is empty says nothing, and stays."""
     if value is None or value == "":
         return value
-    if type(value) is list:
-        return [_digest(one, inside, key) for one in value]
     if type(value) is dict and inside:
         return {name: _member(one, inside.get(name), key) for name, one in value.items()}
     text = value.encode(errors="surrogatepass") if type(value) is str else exactjson.dumps(value)
