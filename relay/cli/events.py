@@ -186,6 +186,20 @@ def discard(
 
 
 @app.command()
+def erase(
+    event_ids: Annotated[list[str], typer.Argument(metavar="ID...", help="Event ids.")],
+    app_name: AppOption = None,
+    journal: JournalOption = None,
+    config: ConfigOption = None,
+) -> None:
+    """Let go of settled events' bodies at once; the ids stay, so that repeats are recognized."""
+    with journalview.opened(_path(journal, config)) as view:
+        for event_id in event_ids:
+            view.erase(event_id, app_name)
+            say(f"{event_id}: has no body any more, and cannot be replayed")
+
+
+@app.command()
 def export(
     file: Annotated[Path, typer.Argument(help="The file to write; there must be none yet.")],
     journal: JournalOption = None,

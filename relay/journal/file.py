@@ -63,6 +63,8 @@ _PRAGMAS = (
     "PRAGMA wal_autocheckpoint = 0",
     # Several rows in one statement need a statement journal: not as a file for each commit.
     "PRAGMA temp_store = MEMORY",
+    # What is deleted is overwritten: some builds of SQLite do not by themselves.
+    "PRAGMA secure_delete = ON",
 )
 #: Prepared statements that a connection keeps: one for each number of rows of an INSERT, and more.
 STATEMENTS = 128

@@ -211,6 +211,20 @@ class JournalView:
 
         file.transaction(self._connection, work)
 
+    def erase(self, event_id: str, app: str | None = None) -> None:
+        """Let go of a settled event's body; its id stays, so that a repeat is still one.
+
+        Raises EventNotFoundError or EventNotReplayableError.
+        """
+
+        def work() -> None:
+            entry, _ = self.find(event_id, app)
+            if entry.outcome == PENDING:
+                raise EventNotReplayableError(f"event {event_id} is still pending")
+            self._connection.execute("UPDATE events SET body = x'' WHERE seq = ?", (entry.seq,))
+
+        file.transaction(self._connection, work)
+
 
 @contextmanager
 def opened(path: Path, progress: Callable[[float], None] = lambda _: None) -> Iterator[JournalView]:

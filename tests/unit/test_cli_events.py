@@ -108,6 +108,29 @@ def test_what_cannot_be_done_is_said(path: Path) -> None:
     assert "cannot be read" in failure(path.with_name("none.db"), "list")
 
 
+@pytest.mark.parametrize("event_id", ["published", "letter", "large"])
+def test_body_that_is_erased_is_nowhere(path: Path, event_id: str) -> None:
+    """Of what is settled, however it ended; the id stays, and a repeat is a duplicate."""
+    erased = f'"event_id":"{event_id}"'.encode()
+    assert erased in path.read_bytes()
+    assert "has no body any more" in run(path, "erase", event_id)
+    assert json.loads(run(path, "show", event_id))["body"] is None
+    assert "let go of the body" in failure(path, "replay", event_id)
+    assert not [one for one in path.parent.glob(f"{path.name}*") if erased in one.read_bytes()]
+
+    async def repeated() -> Outcome:
+        async with journal_at(path) as journal:
+            return await journal.add(event(event_id))
+
+    assert asyncio.run(repeated()) is Outcome.DUPLICATE
+
+
+def test_pending_event_is_not_erased(path: Path) -> None:
+    """Nothing else has it."""
+    assert "still pending" in failure(path, "erase", "pending")
+    assert json.loads(run(path, "show", "pending"))["body"]
+
+
 def test_body_that_a_full_journal_let_go_is_not_replayed(path: Path) -> None:
     connection = file.connect(path)
     connection.execute("UPDATE events SET body = x'' WHERE event_id = 'published'")

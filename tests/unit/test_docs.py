@@ -358,7 +358,9 @@ def proofs(text: str) -> list[tuple[str, list[str]]]:
     ]
 
 
-@pytest.mark.parametrize("row", [cells for cells in rows(SECURITY) if cells[0] != "they try"])
+@pytest.mark.parametrize(
+    "row", [cells for cells in rows(SECURITY) if len(cells) == 3 and cells[0] != "they try"]
+)
 def test_every_threat_has_a_test(row: list[str]) -> None:
     """By its name: a file alone shows nothing."""
     found = proofs(row[2])

@@ -206,6 +206,20 @@ async def test_what_must_stay_stays(path: Path, clocks: Clocks) -> None:
         assert left(path) == ["large", "fault"]
 
 
+async def test_what_is_forgotten_is_overwritten(path: Path, clocks: Clocks) -> None:
+    """After a stop no file beside the journal has it either."""
+    mark = b"a customer's words " * 9
+    async with journal_at(path, window=WINDOW) as journal:
+        for n in range(50):
+            await journal.add(event(f"e-{n}", mark + b"x" * n * 99))
+        await publish(journal)
+        await go(journal, clocks, WINDOW + 2 * HOUR)
+        assert left(path) == []
+    files = list(path.parent.glob(path.name + "*"))
+    assert path in files
+    assert not [one for one in files if mark in one.read_bytes()]
+
+
 async def test_letter_whose_body_is_nowhere_else_stays(path: Path, clocks: Clocks) -> None:
     """Of each kind, until an operator decides; an event that is on its topic does not."""
     async with journal_at(path, window=WINDOW, letters_alone=True) as journal:
