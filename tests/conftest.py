@@ -14,6 +14,7 @@ import structlog
 from confluent_kafka import Producer
 from hypothesis import settings
 from xdist.scheduler import LoadScopeScheduling
+from xdist.workermanage import WorkerController
 
 from tests import builds, kafka_server, needs
 from tests.kafka_server import OLDEST, Broker, ExternalKafka, KafkaServer
@@ -35,10 +36,23 @@ Say = Callable[[str], None]
 
 #: The order of the folders: what tells most in the shortest time comes first.
 _FOLDERS = ("unit", "integration", "e2e", "sdk", "lab", "deploy")
-#: Of these, each test may run beside any other.
-_ALONE = {"unit", "sdk"}
-#: Within unit: the contract, of which a broken rule shows in seconds.
-_FIRST = ("test_normalize.py", "test_schemas.py")
+#: Of these, each test may run beside any other, but for files whose tests share a broker.
+_ALONE = {"unit", "e2e", "sdk", "deploy"}
+_SHARING = {"test_broker.py", "test_copies.py", "test_compose.py", "test_image.py"}
+#: The worker for what waits.
+_THIRD = "gw2"
+#: Where relay runs in processes of its own, which are not measured.
+_UNMEASURED = {"e2e", "sdk", "lab", "deploy"}
+#: Within unit the contract, of which a broken rule shows in seconds; within e2e what takes longest,
+#: so that no worker waits for another at the end.
+_FIRST = (
+    "test_normalize.py",
+    "test_schemas.py",
+    "test_broker.py",
+    "test_crash_points.py",
+    "test_large_journal.py",
+    "test_brief_logins.py",
+)
 
 
 def pytest_report_header() -> list[str]:
@@ -73,17 +87,57 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 _BUILDING = pytest.StashKey[subprocess.Popen[bytes]]()
 
 
+@pytest.hookimpl(trylast=True)  # hypothesis has marked its own by then
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the tests in the order of their speed."""
+    """Put the tests in the order of their speed; measure where relay runs in this process."""
     items.sort(key=_rank)
+    for item in items:
+        # What a hundred examples reach, the others have reached: it takes half the time.
+        if _folder(item) in _UNMEASURED or item.get_closest_marker("hypothesis"):
+            item.add_marker("no_cover")
 
 
 class _Lanes(LoadScopeScheduling):  # type: ignore[misc]  # the library ships no types
-    """Keeps the tests of a file together, which share its brokers, but for those without any."""
+    """Keeps the tests of a file together, which share its brokers, but for those without any.
+
+    Two workers keep two cores busy. What waits most of the time, integration, has a third one.
+    """
 
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.partition("::")[0]
-        return nodeid if Path(file).parts[1] in _ALONE else file
+        alone = _part(file) in _ALONE and Path(file).name not in _SHARING
+        return nodeid if alone else file
+
+    def schedule(self) -> None:
+        """Begin; the laboratory, the longest lane, runs beside sdk and deploy."""
+        super().schedule()
+        for part in ("integration", "lab", "sdk", "deploy"):
+            for scope in [one for one in self.workqueue if _part(one) == part]:
+                self.workqueue.move_to_end(scope)
+
+    def _waiting(self) -> str | None:
+        return next((one for one in self.workqueue if _part(one) == "integration"), None)
+
+    def _assign_work_unit(self, node: WorkerController) -> None:
+        if node.gateway.id == _THIRD and (waiting := self._waiting()):
+            self.workqueue.move_to_end(waiting, last=False)
+        super()._assign_work_unit(node)
+
+    def _reschedule(self, node: WorkerController) -> None:
+        """Give a worker what is long only when it begins its last test: another may be free."""
+        if node.gateway.id == _THIRD and not self._waiting():
+            if not node.shutting_down:
+                node.shutdown()
+            return
+        long = (
+            _part(next(iter(self.workqueue), "tests/unit")) != "unit" or node.gateway.id == _THIRD
+        )
+        if not (long and self._pending_of(self.assigned_work[node]) > 1):
+            super()._reschedule(node)
+
+
+def _part(scope: str) -> str:
+    return Path(scope).parts[1]
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> _Lanes:
@@ -91,9 +145,13 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> _Lanes:
     return _Lanes(config, log)
 
 
-def _rank(item: pytest.Item) -> tuple[int, bool]:
-    folder = item.path.relative_to(_TESTS).parts[0]
-    return _FOLDERS.index(folder), item.path.name not in _FIRST
+def _folder(item: pytest.Item) -> str:
+    return item.path.relative_to(_TESTS).parts[0]
+
+
+def _rank(item: pytest.Item) -> tuple[int, int]:
+    name = item.path.name
+    return _FOLDERS.index(_folder(item)), _FIRST.index(name) if name in _FIRST else len(_FIRST)
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:

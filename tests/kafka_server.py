@@ -27,6 +27,8 @@ USUAL = os.environ.get("RELAY_TEST_KAFKA_VERSION") or NEWEST
 MINIMUM_JAVA = 17
 CLUSTER_ID = "cmVsYXktdGVzdC1rYWZrYQ"
 READY_LINE = b"Kafka Server started"
+#: Seconds until each partition's id is on disk; more than a busy disk takes.
+IDS_WITHIN = 10.0
 
 #: Bounded memory, and compiled quickly rather than well: most of these live for seconds.
 TEST_JVM = ("-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
@@ -160,10 +162,26 @@ class KafkaServer:
             self._directory = None
 
     def kill(self) -> None:
-        """SIGKILL; the data stays for `restart`."""
-        process, self._process = self._running(), None
+        """SIGKILL; the data stays for `restart`.
+
+        A partition's id is written a moment after the partition is there; one without an id Kafka
+        throws away when it starts (KAFKA-16814), and what it has acknowledged with it.
+        """
+        process = self._running()
+        deadline = time.monotonic() + IDS_WITHIN
+        while self._without_id() and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.05)
+        self._process = None
         process.kill()
         process.wait()
+
+    def _without_id(self) -> list[Path]:
+        partitions = [
+            one
+            for one in (self._home / "data").glob("*-*")
+            if one.name[-1].isdigit() and one.name != "__cluster_metadata-0"
+        ]
+        return [one for one in partitions if not (one / "partition.metadata").exists()]
 
     def pause(self) -> None:
         """Hang: connections stay open and nothing answers."""

@@ -61,9 +61,10 @@ async def test_nobody_s_offset_is_not_the_own(
     broker: KafkaServer, tmp_path: Path, topic_prefix: str
 ) -> None:
     """Kafka has forgotten the group, as after a week: both go on, under two names."""
+    # Kafka is waited for: whoever gave it up would open it again, and find nothing either.
     async with (
-        Relay(tmp_path / "a", broker.bootstrap, topic_prefix, **SETTINGS) as first,
-        Relay(tmp_path / "b", broker.bootstrap, topic_prefix, **SETTINGS) as second,
+        Relay(tmp_path / "a", broker.bootstrap, topic_prefix) as first,
+        Relay(tmp_path / "b", broker.bootstrap, topic_prefix) as second,
     ):
         await first.serving()
         events = await take(first, 1, 4)

@@ -1,6 +1,5 @@
 """Faults one at a time: whatever breaks, answers stay fast and every event arrives once."""
 
-import asyncio
 import contextlib
 import resource
 import shutil
@@ -19,7 +18,7 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from relay.journal import file
 from tests.conftest import Say
 from tests.e2e.process import Relay, compared, until
-from tests.kafka_server import KafkaServer
+from tests.kafka_server import Broker
 from tests.oracle import (
     CUSTOMER_TEXT,
     ENCRYPT_KEY,
@@ -80,68 +79,17 @@ async def create_topics(bootstrap: str, topics: list[NewTopic]) -> None:
         await admin.close()
 
 
-@pytest.mark.parametrize("patience", ["30s", "2s"])
-async def test_paused_broker_delays_no_answer(
-    broker: KafkaServer, tmp_path: Path, topic_prefix: str, say: Say, patience: str
-) -> None:
-    """A broker that hangs, for less or for longer than relay waits for it."""
-    settings = {"KAFKA__TIMEOUT": patience}
-    async with Relay(tmp_path, broker.bootstrap, topic_prefix, **settings) as relay:
-        oracle = Oracle(relay.url)
-        await relay.serving()
-        async with compared(relay, oracle), oracle.load():
-            await until(lambda: published(relay, 200), 15, "events flow")
-            broker.pause()
-            await asyncio.sleep(6)
-            broker.resume()
-            await asyncio.sleep(1)
-        only_200_and_fast(oracle, say)
-
-
 async def published(relay: Relay, count: int) -> bool:
     """Whether so many events are on Kafka."""
     return (await relay.metrics())['relay_settled_total{outcome="published"}'] >= count
 
 
-async def test_killed_broker_delays_no_answer(
-    broker: KafkaServer, tmp_path: Path, topic_prefix: str, say: Say
-) -> None:
-    """SIGKILL in the midst of transactions, three times; each time it comes back."""
-    settings = {"KAFKA__TIMEOUT": "5s"}
-    async with Relay(tmp_path, broker.bootstrap, topic_prefix, **settings) as relay:
-        oracle = Oracle(relay.url)
-        await relay.serving()
-        async with compared(relay, oracle), oracle.load():
-            for _ in range(3):
-                before = (await relay.metrics())['relay_settled_total{outcome="published"}']
-                await until(lambda n=before: published(relay, n + 100), 30, "events flow")  # type: ignore[misc]
-                broker.kill()
-                await relay.logged("kafka_unavailable")
-                await asyncio.to_thread(broker.restart)
-        only_200_and_fast(oracle, say)
-
-
-async def test_absent_broker_is_not_waited_for(
-    broker: KafkaServer, tmp_path: Path, topic_prefix: str, say: Say
-) -> None:
-    """Relay becomes ready and takes events; they flow when Kafka comes."""
-    broker.kill()
-    async with Relay(tmp_path, broker.bootstrap, topic_prefix) as relay:
-        oracle = Oracle(relay.url)
-        await relay.serving()
-        await oracle.send(500)
-        assert (await relay.metrics())["relay_kafka_up"] == 0
-        only_200_and_fast(oracle, say)
-        async with compared(relay, oracle):
-            await asyncio.to_thread(broker.restart)
-
-
 async def test_missing_topics_hold_until_they_are_made(
-    broker: KafkaServer, tmp_path: Path, topic_prefix: str
+    kafka: Broker, tmp_path: Path, topic_prefix: str
 ) -> None:
     """The log names them, once; nothing is lost meanwhile, and no restart is needed."""
     settings = {"KAFKA__CREATE_TOPICS": "false"}
-    async with Relay(tmp_path, broker.bootstrap, topic_prefix, **settings) as relay:
+    async with Relay(tmp_path, kafka.bootstrap, topic_prefix, **settings) as relay:
         oracle = Oracle(relay.url)
         await relay.serving()
         await oracle.send(100)
@@ -150,21 +98,21 @@ async def test_missing_topics_hold_until_they_are_made(
         assert all(name in said["error"] for name in names)
         assert (await relay.metrics())["relay_pending_events"] == 100
         async with compared(relay, oracle):
-            await create_topics(broker.bootstrap, [NewTopic(name, 1, 1) for name in names])
+            await create_topics(kafka.bootstrap, [NewTopic(name, 1, 1) for name in names])
         assert len(relay.said("kafka_refuses")) == 1
 
 
 async def test_deleted_topics_are_made_again(
-    broker: KafkaServer, tmp_path: Path, topic_prefix: str
+    kafka: Broker, tmp_path: Path, topic_prefix: str
 ) -> None:
     """The topic of the offsets is taken away while relay runs: committing would hang for ever."""
     settings = {"KAFKA__TIMEOUT": "2s"}
-    async with Relay(tmp_path, broker.bootstrap, topic_prefix, **settings) as relay:
+    async with Relay(tmp_path, kafka.bootstrap, topic_prefix, **settings) as relay:
         oracle = Oracle(relay.url)
         await relay.serving()
         await oracle.send(100)
         await relay.drained()
-        admin = AIOKafkaAdminClient(bootstrap_servers=broker.bootstrap)
+        admin = AIOKafkaAdminClient(bootstrap_servers=kafka.bootstrap)
         await admin.start()
         await admin.delete_topics([f"{topic_prefix}relay_journal"])
         await admin.close()
@@ -180,12 +128,12 @@ async def small_ticket_topic(bootstrap: str, prefix: str) -> None:
 
 
 async def test_record_beyond_the_limit_is_dead_lettered_alone(
-    broker: KafkaServer, tmp_path: Path, topic_prefix: str
+    kafka: Broker, tmp_path: Path, topic_prefix: str
 ) -> None:
     """It goes without its value and with its size; all others of its batch are published."""
-    await small_ticket_topic(broker.bootstrap, topic_prefix)
+    await small_ticket_topic(kafka.bootstrap, topic_prefix)
     large = make_event("77", 2, padding=60_000)
-    async with Relay(tmp_path, broker.bootstrap, topic_prefix) as relay:
+    async with Relay(tmp_path, kafka.bootstrap, topic_prefix) as relay:
         oracle = Oracle(relay.url)
         await relay.serving()
         async with oracle.load():
@@ -193,7 +141,7 @@ async def test_record_beyond_the_limit_is_dead_lettered_alone(
             assert await oracle.post(large) == 200
             await relay.logged("record_too_large")
         await relay.drained()
-        records = await consume(broker.bootstrap, topic_prefix)
+        records = await consume(kafka.bootstrap, topic_prefix)
     report = oracle.compare(one for one in records if one.event_id != large.event_id)
     assert not report.faults(), report.faults()
     [dead] = [one for one in records if one.event_id == large.event_id]
@@ -203,12 +151,12 @@ async def test_record_beyond_the_limit_is_dead_lettered_alone(
 
 
 async def test_crash_does_not_turn_a_dead_letter_into_a_published_event(
-    broker: KafkaServer, tmp_path: Path, topic_prefix: str
+    kafka: Broker, tmp_path: Path, topic_prefix: str
 ) -> None:
     """Killed between Kafka's commit and the journal's: its only copy must be kept as dead."""
-    await small_ticket_topic(broker.bootstrap, topic_prefix)
+    await small_ticket_topic(kafka.bootstrap, topic_prefix)
     large = make_event("77", 2, padding=60_000)
-    async with Relay(tmp_path, broker.bootstrap, topic_prefix) as relay:
+    async with Relay(tmp_path, kafka.bootstrap, topic_prefix) as relay:
         await relay.serving(KAFKA__BOOTSTRAP_SERVERS=NOWHERE)
         assert await Oracle(relay.url).post(large) == 200
         await relay.killed()
@@ -254,7 +202,7 @@ def _limit(relay: Relay, size: int) -> None:
 
 
 async def test_full_disk_is_503_and_heals(
-    broker: KafkaServer,
+    kafka: Broker,
     small_disk: tuple[Path, Heal, Heal],
     tmp_path: Path,
     topic_prefix: str,
@@ -263,7 +211,7 @@ async def test_full_disk_is_503_and_heals(
     """No 200 without a place on disk; with space again it goes on by itself."""
     disk, shrink, heal = small_disk
     settings = {"JOURNAL__PATH": str(disk / "journal.db")}
-    async with Relay(tmp_path, broker.bootstrap, topic_prefix, **settings) as relay:
+    async with Relay(tmp_path, kafka.bootstrap, topic_prefix, **settings) as relay:
         oracle = Oracle(relay.url, padding=3000)
         await relay.serving()
         shrink(relay)
@@ -282,30 +230,13 @@ async def answered(oracle: Oracle, status: int, count: int) -> bool:
     return oracle.answers[status] >= count
 
 
-async def test_full_journal_is_503_and_heals(
-    broker: KafkaServer, tmp_path: Path, topic_prefix: str
-) -> None:
-    """Kafka away for too long: the bound holds, and what was taken is published later."""
-    broker.kill()
-    settings = {"JOURNAL__MAX_BYTES": "2MiB"}
-    async with Relay(tmp_path, broker.bootstrap, topic_prefix, **settings) as relay:
-        oracle = Oracle(relay.url, padding=3000)
-        await relay.serving()
-        async with compared(relay, oracle), oracle.load():
-            await until(lambda: answered(oracle, 503, 100), 30, "the journal is full")
-            assert relay.journal.stat().st_size < 4 * MEGABYTE
-            await asyncio.to_thread(broker.restart)
-            taken = oracle.acknowledged
-            await until(lambda: answered(oracle, 200, taken + 100), 30, "the journal has space")
-
-
 async def test_second_process_on_one_journal_ends(
-    broker: KafkaServer, tmp_path: Path, topic_prefix: str
+    kafka: Broker, tmp_path: Path, topic_prefix: str
 ) -> None:
     """It says whose journal it is and changes nothing; the first one goes on."""
     async with (
-        Relay(tmp_path, broker.bootstrap, topic_prefix) as first,
-        Relay(tmp_path / "second", broker.bootstrap, topic_prefix) as second,
+        Relay(tmp_path, kafka.bootstrap, topic_prefix) as first,
+        Relay(tmp_path / "second", kafka.bootstrap, topic_prefix) as second,
     ):
         oracle = Oracle(first.url)
         await first.serving()
@@ -320,12 +251,12 @@ async def test_second_process_on_one_journal_ends(
 
 @contextlib.asynccontextmanager
 async def twins(
-    broker: KafkaServer, directory: Path, prefix: str
+    kafka: Broker, directory: Path, prefix: str
 ) -> AsyncIterator[tuple[Relay, Relay, Oracle]]:
     """Two relays of one identity: the second runs on a copy of the first one's journal."""
     async with (
-        Relay(directory / "first", broker.bootstrap, prefix) as first,
-        Relay(directory / "second", broker.bootstrap, prefix) as second,
+        Relay(directory / "first", kafka.bootstrap, prefix) as first,
+        Relay(directory / "second", kafka.bootstrap, prefix) as second,
     ):
         oracle = Oracle(first.url)
         await first.serving()
@@ -342,11 +273,9 @@ async def connected(relay: Relay) -> bool:
     return (await relay.metrics())["relay_kafka_up"] == 1
 
 
-async def test_zombie_ends_by_itself(
-    broker: KafkaServer, tmp_path: Path, topic_prefix: str
-) -> None:
+async def test_zombie_ends_by_itself(kafka: Broker, tmp_path: Path, topic_prefix: str) -> None:
     """Two of one identity: the older one cannot publish any more, and says why it ends."""
-    async with twins(broker, tmp_path, topic_prefix) as (first, second, oracle):
+    async with twins(kafka, tmp_path, topic_prefix) as (first, second, oracle):
         assert await oracle.post(make_event("1", 1)) == 200
         assert await first.ended() == 1
         assert "relay: another process publishes under this journal's id" in first.log
@@ -356,10 +285,10 @@ async def test_zombie_ends_by_itself(
 
 
 async def test_fenced_process_keeps_its_events_over_a_restart(
-    broker: KafkaServer, tmp_path: Path, topic_prefix: str
+    kafka: Broker, tmp_path: Path, topic_prefix: str
 ) -> None:
     """What the other one published meanwhile under the same numbers settles none of its own."""
-    async with twins(broker, tmp_path, topic_prefix) as (first, second, oracle):
+    async with twins(kafka, tmp_path, topic_prefix) as (first, second, oracle):
         assert await oracle.post(make_event("1", 1)) == 200
         assert await first.ended() == 1
         other = Oracle(second.url)
@@ -368,36 +297,16 @@ async def test_fenced_process_keeps_its_events_over_a_restart(
         assert await second.stopped() == 0
         await first.serving()
         await first.drained()
-        ids = [one.event_id for one in await consume(broker.bootstrap, topic_prefix)]
+        ids = [one.event_id for one in await consume(kafka.bootstrap, topic_prefix)]
     assert sorted(one for one in ids if one in {"1-000001", "2-000001"}) == ["1-000001", "2-000001"]
 
 
-async def test_sigterm_drains_the_backlog(
-    broker: KafkaServer, tmp_path: Path, topic_prefix: str
-) -> None:
-    """Everything that was answered 200 is on Kafka when the process has ended, with 0."""
-    async with Relay(tmp_path, broker.bootstrap, topic_prefix) as relay:
-        oracle = Oracle(relay.url, rate=0)
-        await relay.serving()
-        await until(lambda: connected(relay), 15, "relay has Kafka")
-        broker.pause()
-        await oracle.send(3000)
-        relay.terminate()
-        await relay.logged("draining")
-        broker.resume()
-        assert await relay.ended() == 0
-        report = await oracle.compared(broker.bootstrap, topic_prefix)
-    assert not report.faults(), report.faults()
-    assert relay.said("draining")[-1]["pending"] > 2000
-    assert relay.said("stopped")[-1]["left_in_journal"] == 0
-
-
 async def test_sigterm_without_kafka_leaves_events_in_the_journal(
-    broker: KafkaServer, tmp_path: Path, topic_prefix: str
+    kafka: Broker, tmp_path: Path, topic_prefix: str
 ) -> None:
     """It ends with 0 after the drain's time; the next process publishes what is there."""
     settings = {"DRAIN__TIMEOUT": "1s"}
-    async with Relay(tmp_path, broker.bootstrap, topic_prefix, **settings) as relay:
+    async with Relay(tmp_path, kafka.bootstrap, topic_prefix, **settings) as relay:
         oracle = Oracle(relay.url)
         await relay.serving(KAFKA__BOOTSTRAP_SERVERS=NOWHERE)
         await oracle.send(200)
@@ -409,10 +318,10 @@ async def test_sigterm_without_kafka_leaves_events_in_the_journal(
 
 
 async def test_sigterm_under_load_loses_nothing(
-    broker: KafkaServer, tmp_path: Path, topic_prefix: str
+    kafka: Broker, tmp_path: Path, topic_prefix: str
 ) -> None:
     """Stopped and started five times while events come in: what got no 200 comes again."""
-    async with Relay(tmp_path, broker.bootstrap, topic_prefix) as relay:
+    async with Relay(tmp_path, kafka.bootstrap, topic_prefix) as relay:
         oracle = Oracle(relay.url)
         async with oracle.load():
             for _ in range(5):
@@ -426,11 +335,11 @@ async def test_sigterm_under_load_loses_nothing(
 
 
 async def test_second_sigterm_ends_at_once(
-    broker: KafkaServer, tmp_path: Path, topic_prefix: str
+    kafka: Broker, tmp_path: Path, topic_prefix: str
 ) -> None:
     """An operator who does not want to wait for the drain says it twice."""
     settings = {"DRAIN__DELAY": "60s"}
-    async with Relay(tmp_path, broker.bootstrap, topic_prefix, **settings) as relay:
+    async with Relay(tmp_path, kafka.bootstrap, topic_prefix, **settings) as relay:
         oracle = Oracle(relay.url)
         await relay.serving()
         await oracle.send(50)
@@ -446,10 +355,10 @@ async def test_second_sigterm_ends_at_once(
     "crash", ["", "recovery.opened", "recovery.settled", "renew.before", "renew.after"]
 )
 async def test_journal_that_went_back_in_time_loses_nothing(
-    broker: KafkaServer, tmp_path: Path, topic_prefix: str, crash: str
+    kafka: Broker, tmp_path: Path, topic_prefix: str, crash: str
 ) -> None:
     """An older copy was put back: loudly another id, also when killed on the way there."""
-    async with Relay(tmp_path, broker.bootstrap, topic_prefix) as relay:
+    async with Relay(tmp_path, kafka.bootstrap, topic_prefix) as relay:
         oracle = Oracle(relay.url, repeat=0)
         await run_and_send(relay, oracle, 100)
         copy_journal(relay.journal, tmp_path / "snapshot.db")
@@ -493,12 +402,12 @@ def fill(journal: Path, events: list[Event]) -> None:
 
 @pytest.mark.timeout(180)
 async def test_backlog_of_100_000_events_drains_in_order_and_in_little_memory(
-    broker: KafkaServer, tmp_path: Path, topic_prefix: str, say: Say
+    kafka: Broker, tmp_path: Path, topic_prefix: str, say: Say
 ) -> None:
     """The most it takes is what a process takes that drains three full batches."""
     backlog = [make_event(str(10**9 + n % 500), n // 500) for n in range(BACKLOG)]
     few, rest = backlog[:3000], backlog[3000:]
-    async with Relay(tmp_path, broker.bootstrap, topic_prefix) as relay:
+    async with Relay(tmp_path, kafka.bootstrap, topic_prefix) as relay:
         oracle = Oracle(relay.url)
         oracle.remember(backlog)
         file.prepare(relay.journal)
@@ -513,7 +422,7 @@ async def test_backlog_of_100_000_events_drains_in_order_and_in_little_memory(
         ready = time.monotonic()
         await relay.drained(60)
         drained, highest = time.monotonic(), relay.resident("VmHWM")
-        report = await oracle.compared(broker.bootstrap, topic_prefix)
+        report = await oracle.compared(kafka.bootstrap, topic_prefix)
     say(
         f"ready after {ready - started:.2f} s, {len(rest) / (drained - ready):,.0f} events/s, "
         f"{before:.0f} MiB with few events, {highest:.0f} MiB with many"
@@ -523,7 +432,7 @@ async def test_backlog_of_100_000_events_drains_in_order_and_in_little_memory(
 
 
 async def test_log_of_hostile_requests_holds_nothing_of_them(
-    broker: KafkaServer, tmp_path: Path, topic_prefix: str
+    kafka: Broker, tmp_path: Path, topic_prefix: str
 ) -> None:
     """Keys, tokens and customers' words stay out of the log, at its most talkative too."""
     settings = {"LOG__LEVEL": "debug"}
@@ -534,7 +443,7 @@ async def test_log_of_hostile_requests_holds_nothing_of_them(
         f'{{"encrypt":"{TOKEN}"}}',
         f'{{"token":"{TOKEN}"}}',
     )
-    async with Relay(tmp_path, broker.bootstrap, topic_prefix, **settings) as relay:
+    async with Relay(tmp_path, kafka.bootstrap, topic_prefix, **settings) as relay:
         await relay.serving()
         signed = dict.fromkeys(("X-Lark-Signature", "X-Lark-Request-Nonce"), TOKEN)
         async with aiohttp.ClientSession() as session:
