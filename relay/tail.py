@@ -279,7 +279,11 @@ def as_line(record: Seen) -> str:
             line["value"] = (record.value or b"").decode()
         except UnicodeDecodeError:
             line["value_base64"] = b64encode(record.value or b"").decode()
-    return escaped(exactjson.dumps(line).decode())
+    try:
+        return escaped(exactjson.dumps(line).decode())
+    except exactjson.TooDeepError:
+        line["value"] = (record.value or b"").decode(errors="replace")
+        return escaped(exactjson.dumps(line).decode())
 
 
 def column(text: str, width: int) -> str:

@@ -12,9 +12,9 @@ import typer
 import uvloop
 
 from relay import settings
-from relay.cli.say import document, say
+from relay.cli.say import document, printed, say
 from relay.contract import exactjson
-from relay.contract.credentials import concealed
+from relay.contract.credentials import concealed, concealed_text
 from relay.contract.normalize import Router, normalize
 from relay.contract.printable import printable
 from relay.contract.rules.values import rfc3339
@@ -264,8 +264,11 @@ def _record(stored: StoredEvent, journal: Path | None, config: Path | None) -> d
 
 
 def _body(body: bytes) -> object:
-    """Give the body as JSON without its credentials; one that relay could not read, as text."""
+    """Give the body as JSON without its credentials; what cannot be read or printed, as text."""
+    if not body:
+        return None
     try:
-        return concealed(exactjson.loads(body)) if body else None
+        value = concealed(exactjson.loads(body))
     except ValueError:
-        return body.decode(errors="replace")
+        return concealed_text(body.decode(errors="replace"))
+    return value if printed(value) else concealed_text(body.decode(errors="replace"))

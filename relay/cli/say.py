@@ -25,6 +25,15 @@ def document(value: Any, *, indent: int | None = None) -> None:
     typer.echo(escaped(text))
 
 
+def printed(value: Any) -> bool:
+    """Whether `document` can print a value, alone or inside another: what is too deep it cannot."""
+    try:
+        json.dumps([[[value]]], indent=2)
+    except RecursionError:
+        return False
+    return True
+
+
 def complain(message: str) -> None:
     """Say on standard error why a command ends; some messages have several lines."""
     lines = [printable(line) for line in message.split("\n")]

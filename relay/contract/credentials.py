@@ -3,6 +3,7 @@
 A ticket goes to no topic, and to no disk either: of its event only the names in it are kept.
 """
 
+import re
 from collections.abc import Collection
 from typing import Any
 
@@ -12,6 +13,8 @@ from relay.events import APP_TICKET, withheld
 
 #: What stands in the place of a credential.
 HIDDEN = "(hidden)"
+#: As it stands in a text that may be a part of JSON.
+_CREDENTIAL = re.compile(rf'("(?:token|{APP_TICKET})"\s*:\s*")(?:[^"\\]|\\.)*', re.DOTALL)
 #: What of an app ticket's event is no credential.
 _NAMES = ("type", "app_id", "tenant_key")
 
@@ -32,6 +35,11 @@ def concealed(document: Any) -> Any:
         for name, below in document.items()
         if name == "header" and isinstance(below, dict)
     }
+
+
+def concealed_text(text: str) -> str:
+    """Give a callback that is no JSON without its credentials, as far as they can be told."""
+    return _CREDENTIAL.sub(rf"\1{HIDDEN}", text)
 
 
 def _without_ticket(document: dict[str, Any]) -> dict[str, Any]:

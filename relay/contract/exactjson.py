@@ -20,6 +20,10 @@ _LONG_AND_NEGATIVE = b"-" + b"0" * 19
 _DIGITS = bytes.maketrans(b"123456789", b"000000000")
 
 
+class TooDeepError(ValueError):
+    """A document that was read is nested too deeply to be written."""
+
+
 def loads(data: bytes) -> Any:
     """Parse a JSON document. Raises ValueError for anything that is not JSON in UTF-8."""
     return _loads_exact(data) if has_long_integer(data) else glance(data)
@@ -55,7 +59,10 @@ def _loads_exact(data: bytes) -> Any:
 
 
 def dumps(value: Any) -> bytes:
-    """Write a document that `loads` has read: compact, UTF-8, integers exact."""
+    """Write a document that `loads` has read: compact, UTF-8, integers exact.
+
+    Raises TooDeepError for a few that could just be read.
+    """
     try:
         return orjson.dumps(value)
     except TypeError:
@@ -64,11 +71,14 @@ def dumps(value: Any) -> bytes:
 
 def _dumps_exact(value: Any) -> bytes:
     """Write integers beyond 64 bits as they are, and lone surrogates as escapes."""
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     try:
+        text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
         return text.encode()
     except UnicodeEncodeError:
         return json.dumps(value, separators=(",", ":"), allow_nan=False).encode()
+    except RecursionError as error:
+        message = "nested too deeply"
+        raise TooDeepError(message) from error
 
 
 def _finite(digits: str) -> float:

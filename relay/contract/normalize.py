@@ -99,7 +99,10 @@ def normalize(stored: StoredEvent, router: Router) -> Record:
     _, event_type, reason = identify(body)
     if reason or not event_type:
         return dead_letter(stored, router, reason or DeadLetterReason.NO_EVENT_TYPE)
-    return _event_record(stored, router, body, event_type)
+    try:
+        return _event_record(stored, router, body, event_type)
+    except exactjson.TooDeepError:
+        return dead_letter(stored, router, DeadLetterReason.NOT_JSON)
 
 
 def _event_record(

@@ -139,6 +139,36 @@ def test_body_that_a_full_journal_let_go_is_not_replayed(path: Path) -> None:
     assert json.loads(run(path, "show", "published"))["body"] is None
 
 
+@pytest.mark.parametrize("depth", [300, 960, 985, 1000, 1018])
+def test_body_of_any_depth_is_shown(path: Path, depth: int) -> None:
+    """As text where it cannot be written as JSON; no token either way."""
+    deep = b'{"header":{"token": "a-token","x":' + b"[" * depth + b"1" + b"]" * depth + b"}}"
+    connection = file.connect(path)
+    connection.execute("UPDATE events SET body = ? WHERE event_id = 'published'", (deep,))
+    connection.close()
+    shown = run(path, "show", "published", "--record")
+    assert "[[[[" in "".join(shown.split())
+    assert "a-token" not in shown
+    assert "(hidden)" in shown
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"token":"a-token",',
+        b'{"header": {"token" :\n"a-token", "n": 1e999}}',
+        b'\xff{"token":"a-token"}',
+    ],
+)
+def test_text_that_is_no_json_shows_no_token(path: Path, body: bytes) -> None:
+    connection = file.connect(path)
+    connection.execute("UPDATE events SET body = ? WHERE event_id = 'letter'", (body,))
+    connection.close()
+    shown = run(path, "show", "letter", "--record")
+    assert "a-token" not in shown
+    assert "(hidden)" in shown
+
+
 def test_body_that_is_no_json_is_shown_as_text(path: Path) -> None:
     connection = file.connect(path)
     connection.execute("UPDATE events SET body = x'ff41' WHERE event_id = 'published'")

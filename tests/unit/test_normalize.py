@@ -316,6 +316,22 @@ def test_deep_nesting_is_published() -> None:
     assert deep == value_of(record)["data"]["deep"]
 
 
+@pytest.mark.parametrize("kept", [False, True], ids=["read", "kept"])
+@pytest.mark.parametrize("nested", [(b"[", b"]"), (b'{"a":', b"}")], ids=["lists", "objects"])
+@pytest.mark.parametrize("depth", [600, 950, 980, 1000, 1018])
+def test_what_cannot_be_written_is_a_dead_letter(
+    depth: int, nested: tuple[bytes, bytes], *, kept: bool
+) -> None:
+    """Some nesting can be read, but not written again: that is no fault of ours."""
+    deep = nested[0] * depth + b"1" + nested[1] * depth
+    event = stored(json.dumps(payload(event={"deep": "here"})).encode().replace(b'"here"', deep))
+    if kept:
+        event = replace(event, content=exactjson.glance(event.body))
+    record = normalize(event, ROUTER)
+    assert record.reason in {None, DeadLetterReason.NOT_JSON}
+    assert record.reason or record.value is not None
+
+
 SCALARS = (
     st.none()
     | st.booleans()

@@ -65,6 +65,14 @@ def test_what_is_no_event_is_shown_as_it_is(raw: bytes) -> None:
     assert summarize(seen(raw=raw)) == ("", "?", raw.decode(errors="replace"))
 
 
+@pytest.mark.parametrize("depth", [300, 960, 990, 1010])
+def test_value_of_any_depth_is_a_line(depth: int) -> None:
+    """As text where it can be read, but not written again."""
+    raw = b"[" * depth + b"1" + b"]" * depth
+    made = json.loads(as_line(seen(raw=raw)))["value"]
+    assert made == raw.decode() or json.dumps(made).encode() == raw
+
+
 @pytest.mark.parametrize(
     ("event_type", "short"),
     [(MESSAGE, "message"), ("helpdesk.ticket.updated_v1", "updated"), ("odd", "odd")],
