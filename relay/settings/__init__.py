@@ -27,6 +27,7 @@ from relay.settings import patterns, topics, values
 from relay.settings.apps import App
 from relay.settings.environment import SECRETS as _SECRETS
 from relay.settings.environment import Environment, named
+from relay.settings.login import Login, lacking
 from relay.settings.privacy import Privacy
 from relay.settings.topics import PARTITIONS
 from relay.settings.topics import config as topic_settings
@@ -117,16 +118,16 @@ class Journal(_Section):
     network_volume: bool = False
 
 
-class Kafka(_Section):
+class Kafka(Login):
     """The brokers, the topics and what a consumer may rely on."""
 
     bootstrap_servers: Annotated[str, AfterValidator(values.brokers)]
     delivery: Delivery = Delivery.EXACTLY_ONCE
     topic_prefix: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]*$")] = "feishu."
     #: Event type, wildcard, `other` or `dead_letter` → topic name without the prefix.
-    topics: Annotated[dict[str, str], Field(validate_default=True)] = {}
+    topics: Annotated[dict[str, str], Field(validate_default=True)] = Field(default={})
     #: Event type or wildcard → where the record's key stands, from Feishu's `event`.
-    keys: dict[str, str] = {}
+    keys: dict[str, str] = Field(default={})
     #: Whether dead letters have the body that Feishu sent, the app's token in it.
     dead_letter_value: bool = True
     create_topics: bool = True
@@ -134,10 +135,8 @@ class Kafka(_Section):
     #: -1 is the broker's own default.
     replication_factor: Annotated[int, Field(ge=-1, lt=2**15)] = -1
     #: Kafka's own settings of a topic that is made, by their names.
-    topic_config: Annotated[dict[str, str], BeforeValidator(topic_settings)] = {}
+    topic_config: Annotated[dict[str, str], BeforeValidator(topic_settings)] = Field(default={})
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
-    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "PLAIN"
-    sasl_username: str = ""
     sasl_password: Annotated[Secret, Field(validate_default=True)] = SecretStr("")
     ca_file: File | None = None
     cert_file: File | None = None
@@ -174,11 +173,10 @@ class Kafka(_Section):
 
     @field_validator("sasl_password")
     @classmethod
-    def _with_user(cls, password: SecretStr, before: ValidationInfo) -> SecretStr:
-        known = before.data.get("sasl_username", "?") and password.get_secret_value()
-        if before.data.get("security_protocol", "").startswith("SASL") and not known:
-            message = "security_protocol uses SASL, so sasl_username and sasl_password are needed"
-            raise PydanticCustomError(MISFIT, message)
+    def _complete(cls, password: SecretStr, before: ValidationInfo) -> SecretStr:
+        sasl = before.data.get("security_protocol", "").startswith("SASL")
+        if sasl and (message := lacking({**before.data, "sasl_password": password})):
+            raise PydanticCustomError(MISFIT, "{message}", {"message": message})
         return password
 
     @field_validator("key_file")

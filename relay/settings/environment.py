@@ -22,6 +22,7 @@ SECRETS = (
     "__verification_token",
     "__previous_verification_token",
     "__sasl_password",
+    "__oauth_client_secret",
     "__helpdesk_token",
     "_claims__url",
     "_privacy__salt",

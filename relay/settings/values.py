@@ -171,6 +171,16 @@ def collector_url(text: str) -> str:
     return text
 
 
+def token_url(text: str) -> str:
+    """Check the URL at which tokens are given out; empty is none."""
+    match = re.fullmatch(r"https?://([^@/\s?#]+)(?:[/?][^\s#]*)?", text)
+    if text and not match:
+        raise ValueError("must be a URL, as https://login.example.com/oauth2/token")
+    if match:
+        endpoint(match[1], 443)
+    return text
+
+
 def store_url(text: str) -> StoreUrl:
     """Read the claims' URL."""
     match = re.fullmatch(r"redis(s?)(?:\+(sentinel|cluster))?://(?:(.*)@)?([^@/\s]+)(/\S*)?", text)

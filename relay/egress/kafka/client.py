@@ -11,8 +11,10 @@ from aiokafka.conn import create_conn
 
 from relay.egress.kafka.faults import describe
 from relay.egress.kafka.sessions import renewed
+from relay.egress.kafka.tokens import provider
 from relay.errors import KafkaRefusedError
 from relay.settings import Kafka
+from relay.settings.login import TOKENS
 
 #: Milliseconds for a first answer of a broker.
 CONNECT_TIMEOUT = 5000
@@ -38,14 +40,21 @@ def client_options(settings: Kafka) -> dict[str, Any]:
         "metadata_max_age_ms": int(settings.idle_timeout * 1000),
     }
     if settings.security_protocol.startswith("SASL"):
-        options |= {
-            "sasl_mechanism": settings.sasl_mechanism,
-            "sasl_plain_username": settings.sasl_username,
-            "sasl_plain_password": settings.sasl_password.get_secret_value(),
-        }
+        options |= _login(settings)
     if settings.security_protocol.endswith("SSL"):
         options["ssl_context"] = _ssl_context(settings)
     return options
+
+
+def _login(settings: Kafka) -> dict[str, Any]:
+    if settings.sasl_mechanism in TOKENS:
+        # AWS' mechanism is this one, with a token of its own.
+        return {"sasl_mechanism": "OAUTHBEARER", "sasl_oauth_token_provider": provider(settings)}
+    return {
+        "sasl_mechanism": settings.sasl_mechanism,
+        "sasl_plain_username": settings.sasl_username,
+        "sasl_plain_password": settings.sasl_password.get_secret_value(),
+    }
 
 
 def _ssl_context(settings: Kafka) -> ssl.SSLContext:
