@@ -73,6 +73,8 @@ lock: install ## Resolve the locked requirements again, newest versions.
 	$(LOCK) --group audit --output-file requirements/audit.txt
 	$(LOCK) pyproject.toml --extra traces --constraint requirements/run.txt \
 		--output-file requirements/traces.txt
+	$(LOCK) pyproject.toml --extra msk --constraint requirements/run.txt \
+		--output-file requirements/msk.txt
 	$(LOCK) pyproject.toml --extra dev --extra traces --group test --group build --constraint requirements/run.txt \
 		--output-file requirements/dev.txt
 

@@ -58,11 +58,14 @@ TYPES: dict[str, Schema] = {
     "image.pullPolicy": {"enum": ["Always", "IfNotPresent", "Never"]},
     "kafka.delivery": {"enum": ["exactly-once", "at-least-once"]},
     "kafka.securityProtocol": {"enum": SECURITY},
-    "kafka.saslMechanism": {"enum": ["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"]},
+    "kafka.saslMechanism": {
+        "enum": ["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER", "AWS_MSK_IAM"]
+    },
     "kafka.topicPrefix": TEXT | {"pattern": "^[A-Za-z0-9._-]*$"},
     "kafka.partitions": {"type": "integer", "minimum": 1, "maximum": 2**31 - 1},
     "kafka.replicationFactor": {"type": "integer", "minimum": -1, "maximum": 2**15 - 1},
     "kafka.saslPassword": SECRET,
+    "kafka.oauth.clientSecret": SECRET,
     "privacy.drop": {"type": "array", "items": {"enum": privacy.known(hashed=False)}},
     "privacy.hash": {"type": "array", "items": {"enum": privacy.known(hashed=True)}},
     "privacy.salt": {"type": "string", "pattern": f"^$|^.{{{privacy.SHORTEST_SALT},}}$"},

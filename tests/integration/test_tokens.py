@@ -1,10 +1,13 @@
 """Logging in at Kafka with a token: whose it is, how long it holds, and who says no."""
 
 import asyncio
+import sys
+import time
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -13,12 +16,14 @@ from aiokafka.errors import AuthenticationFailedError, KafkaConnectionError, Kaf
 
 from relay import clock
 from relay.egress.kafka import tokens, topics
+from relay.egress.kafka.client import client_options
 from relay.egress.kafka.faults import translated
 from relay.egress.kafka.packing import Packing
 from relay.egress.kafka.producer import Producer
 from relay.errors import KafkaRefusedError, KafkaUnavailableError
 from relay.events import Outcome, Record
 from relay.settings import Kafka
+from relay.settings import login as settings_login
 from tests.conftest import need_kafka
 from tests.kafka_server import TEST_JVM, KafkaServer
 from tests.ports import free_port
@@ -277,3 +282,57 @@ async def test_token_of_somebody_else_is_refused(
     with pytest.raises(KafkaUnavailableError, match="the token server has no token: HTTP 503"):
         async with translated():
             await topics.ensure(other, [])
+
+
+class SmallSigner:
+    """AWS' signer, played."""
+
+    def __init__(self) -> None:
+        self.regions: list[str] = []
+        self.error: Exception | None = None
+
+    def generate_auth_token(self, region: str) -> tuple[str, int]:
+        """Give a token and the Unix time in milliseconds at which it ends."""
+        self.regions.append(region)
+        if self.error:
+            raise self.error
+        return f"token-{len(self.regions)}", int((time.time() + 900) * 1000)
+
+
+async def test_token_for_msk_is_signed_for_the_region(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And signed anew before it ends; credentials that are missing are a refusal."""
+    signer = SmallSigner()
+    modules: dict[str, dict[str, Any]] = {
+        "aws_msk_iam_sasl_signer": {"MSKAuthTokenProvider": signer},
+        "botocore": {},
+        "botocore.exceptions": {"BotoCoreError": OSError},
+    }
+    for name, content in modules.items():
+        module = ModuleType(name)
+        vars(module).update(content)
+        monkeypatch.setitem(sys.modules, name, module)
+    monkeypatch.setattr(settings_login, "find_spec", lambda _: True)
+    monkeypatch.setenv("AWS_REGION", "eu-central-1")
+    config = Kafka.model_validate(
+        {
+            "bootstrap_servers": "unused:1",
+            "security_protocol": "SASL_SSL",
+            "sasl_mechanism": "AWS_MSK_IAM",
+        }
+    )
+    tokens._aws.cache_clear()
+    provider, boot = tokens.provider(config), clock.boot
+    assert client_options(config)["sasl_mechanism"] == "OAUTHBEARER"
+    assert client_options(config)["sasl_oauth_token_provider"] is provider
+    for later, expected in ((0, "token-1"), (600, "token-1"), (800, "token-2")):
+        monkeypatch.setattr(clock, "boot", lambda later=later: boot() + later)
+        assert expected == await provider.token()
+    assert signer.regions == ["eu-central-1"] * 2
+    monkeypatch.setattr(clock, "boot", lambda: boot() + 2000)
+    for error, said in (
+        (OSError("Unable to reach the role's server"), "AWS' signer: OSError: Unable to reach"),
+        (AttributeError("'NoneType' object"), "AWS' signer finds no credentials"),
+    ):
+        signer.error = error
+        with pytest.raises(AuthenticationFailedError, match=said):
+            await provider.token()

@@ -11,7 +11,7 @@ from relay import settings
 from relay.cli import main as cli
 from relay.contract.normalize import EVENT_TYPES, Router
 from relay.errors import SettingsError
-from relay.settings import Claims, Traces, topics
+from relay.settings import Claims, Traces, login, topics
 from relay.settings.values import Endpoint, StoreKind
 from tests.unit.test_settings import LEAST, SECRET, load, mistakes
 
@@ -793,3 +793,79 @@ def test_setting_of_topics_that_kafka_cannot_have_is_refused(
     value: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     refused("KAFKA__TOPIC_CONFIG", value, monkeypatch)
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["login.example.com/token", "ftp://a/token", "https://", "https://u:p@a/t", "http://a/#t"],
+)
+def test_tokens_come_from_a_url(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    refused("KAFKA__OAUTH_TOKEN_URL", value, monkeypatch)
+
+
+@pytest.mark.parametrize(
+    "value",
+    ['{"a b": "c"}', '{"auth": "c"}', '{"a": "b\\u0001c"}', '{"a": "\u00e4"}', '{"a1": "b"}'],
+)
+def test_extensions_are_what_the_rfc_takes(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    refused("KAFKA__OAUTH_EXTENSIONS", value, monkeypatch)
+
+
+TOKEN = {"OAUTH_TOKEN_URL": "https://a/t", "OAUTH_CLIENT_ID": "i", "OAUTH_CLIENT_SECRET": SECRET}
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({}, "oauth_token_file or oauth_token_url, one of them"),
+        ({**TOKEN, "OAUTH_TOKEN_FILE": "/token"}, "oauth_token_file or oauth_token_url, one of"),
+        (
+            {**TOKEN, "OAUTH_CLIENT_ID": ""},
+            "oauth_token_url needs oauth_client_id and oauth_client",
+        ),
+        ({**TOKEN, "OAUTH_CLIENT_SECRET": ""}, "oauth_token_url needs oauth_client_id and oauth"),
+        (TOKEN, ""),
+        ({"OAUTH_TOKEN_FILE": "/token"}, ""),
+        # The mistake itself is enough.
+        ({**TOKEN, "OAUTH_TOKEN_URL": "a"}, "must be a URL"),
+    ],
+)
+def test_login_with_a_token_is_whole(
+    given: dict[str, str], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without user and password; one sentence, not several."""
+    usual = {"SECURITY_PROTOCOL": "SASL_SSL", "SASL_MECHANISM": "OAUTHBEARER"}
+    changes: Variables = {f"RELAY_KAFKA__{name}": value for name, value in (usual | given).items()}
+    if not said:
+        load(monkeypatch, changes)
+        return
+    with pytest.raises(SettingsError, match=said) as caught:
+        load(monkeypatch, changes)
+    assert len(str(caught.value).splitlines()) == 1
+    assert SECRET not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("there", "region", "said"),
+    [
+        (False, "eu-central-1", "needs AWS' signer: requirements/msk.txt"),
+        (True, "", "needs the region: AWS_REGION or AWS_DEFAULT_REGION in the environment"),
+        (True, "eu-central-1", ""),
+    ],
+)
+def test_login_at_msk_needs_the_signer_and_a_region(
+    there: bool,  # noqa: FBT001
+    region: str,
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(login, "find_spec", lambda _: there or None)
+    monkeypatch.delenv("AWS_REGION", raising=False)
+    monkeypatch.setenv("AWS_DEFAULT_REGION", region)
+    changes = {"SECURITY_PROTOCOL": "SASL_SSL", "SASL_MECHANISM": "AWS_MSK_IAM"}
+    asked: Variables = {f"RELAY_KAFKA__{name}": value for name, value in changes.items()}
+    if not said:
+        load(monkeypatch, asked)
+        return
+    with pytest.raises(SettingsError, match=said):
+        load(monkeypatch, asked)

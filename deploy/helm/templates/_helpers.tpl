@@ -86,6 +86,9 @@ helpdeskToken: HELPDESK_TOKEN
   "partitions" .Values.kafka.partitions "replication_factor" .Values.kafka.replicationFactor
   "security_protocol" .Values.kafka.securityProtocol "sasl_mechanism" .Values.kafka.saslMechanism -}}
 {{- with .Values.kafka.topicConfig }}{{ $_ := set $kafka "topic_config" . }}{{ end -}}
+{{- with .Values.kafka.oauth.tokenUrl }}{{ $_ := set $kafka "oauth_token_url" . }}{{ end -}}
+{{- with .Values.kafka.oauth.clientId }}{{ $_ := set $kafka "oauth_client_id" . }}{{ end -}}
+{{- with .Values.kafka.oauth.scope }}{{ $_ := set $kafka "oauth_scope" . }}{{ end -}}
 {{- with .Values.kafka.saslUsername }}{{ $_ := set $kafka "sasl_username" . }}{{ end -}}
 {{- if .Values.kafka.tlsSecret -}}
 {{- $_ := set $kafka "ca_file" "/etc/relay/kafka-tls/ca.crt" -}}
@@ -175,6 +178,7 @@ helpdeskToken: HELPDESK_TOKEN
 {{- end -}}
 {{- with .Values.claims.url }}{{ $_ := set $secrets "RELAY_CLAIMS__URL" . }}{{ end -}}
 {{- with .Values.privacy.salt }}{{ $_ := set $secrets "RELAY_PRIVACY__SALT" . }}{{ end -}}
+{{- with .Values.kafka.oauth.clientSecret }}{{ $_ := set $secrets "RELAY_KAFKA__OAUTH_CLIENT_SECRET" (toString .) }}{{ end -}}
 {{- with .Values.kafka.saslPassword }}{{ $_ := set $secrets "RELAY_KAFKA__SASL_PASSWORD" (toString .) }}{{ end -}}
 {{- toJson $secrets -}}
 {{- end }}
@@ -210,8 +214,12 @@ helpdeskToken: HELPDESK_TOKEN
 {{ include "relay.secretSource" (dict "name" . "key" "salt" "optional" false "path" "RELAY_PRIVACY__SALT") }}
 {{- end }}
 {{- with .Values.kafka.existingSecret }}
+{{- if eq $.Values.kafka.saslMechanism "OAUTHBEARER" }}
+{{ include "relay.secretSource" (dict "name" . "key" "oauthClientSecret" "optional" false "path" "RELAY_KAFKA__OAUTH_CLIENT_SECRET") }}
+{{- else }}
 {{ include "relay.secretSource" (dict "name" . "key" "saslUsername" "optional" true "path" "RELAY_KAFKA__SASL_USERNAME") }}
 {{ include "relay.secretSource" (dict "name" . "key" "saslPassword" "optional" false "path" "RELAY_KAFKA__SASL_PASSWORD") }}
+{{- end }}
 {{- end }}
 {{- end }}
 

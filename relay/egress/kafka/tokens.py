@@ -167,9 +167,10 @@ class AwsToken(_Cached):
         sign = MSKAuthTokenProvider.generate_auth_token
         try:
             token, expires = await asyncio.to_thread(sign, self._region)
+        except AttributeError as error:  # the signer's word for that there are none
+            raise AuthenticationFailedError("AWS' signer finds no credentials") from error
         except (BotoCoreError, ValueError) as error:
-            message = f"AWS' signer has no credentials: {describe(error)}"
-            raise AuthenticationFailedError(message) from error
+            raise AuthenticationFailedError(f"AWS' signer: {describe(error)}") from error
         return token, expires / 1000 - time.time()
 
 
