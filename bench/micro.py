@@ -17,9 +17,11 @@ from statistics import median
 from typing import TypeVar
 
 import uvloop
+from aiokafka.producer.message_accumulator import BatchBuilder
 
 from bench.events import ENCRYPT_KEY, VERIFICATION_TOKEN, Signer, event_id, payload
 from relay.contract.normalize import Router, normalize
+from relay.egress.kafka.packing import BATCH_BYTES
 from relay.egress.publisher import ExactlyOncePublisher
 from relay.errors import KafkaUnavailableError
 from relay.events import Callback, Outcome, RawCallback, Record, Settlement, StoredEvent, Transport
@@ -33,6 +35,10 @@ _REPEATS = 5
 _COMMIT = 64
 _BATCH = 500
 _ATTEMPTS = 10
+#: Of 500 records at once, those that go to one of 12 partitions.
+_PARTITIONS_SHARE = 40
+#: Kafka's names and numbers of them.
+_COMPRESSIONS = {"none": 0, "gzip": 1, "snappy": 2, "lz4": 3, "zstd": 4}
 
 Costs = dict[str, float]
 T = TypeVar("T")
@@ -56,6 +62,7 @@ async def measure(bootstrap: str, directory: Path) -> Costs:
     records = [normalize(event, router) for event in events]
     costs["normalize_us"] = _cost(lambda: [normalize(event, router) for event in events])
     costs["envelope_and_normalize_us"] = costs["envelope_us"] + costs["normalize_us"]
+    costs |= _packs(records)
     costs |= await _publishes(bootstrap, router, journal.id, records)
     costs |= await _settles(journal, events)
     await journal.close()
@@ -118,6 +125,29 @@ async def _commits(journal: Journal, callbacks: Sequence[Callback]) -> Costs:
             outcomes = await asyncio.gather(*(journal.add(callback) for callback in group))
             assert set(outcomes) == {Outcome.ACCEPTED}
     return costs
+
+
+def _packs(records: Sequence[Record]) -> Costs:
+    """Pack records for one partition, in each of the ways that Kafka knows: CPU and bytes."""
+    costs: Costs = {}
+    for name, code in _COMPRESSIONS.items():
+        sizes: list[int] = []
+
+        def work(code: int = code, sizes: list[int] = sizes) -> None:
+            sizes[:] = [len(_packed(batch, code)) for batch in _slices(records, _PARTITIONS_SHARE)]
+
+        costs[f"pack_{name}_us"] = _cost(work)
+        costs[f"pack_{name}_bytes"] = sum(sizes) / len(records)
+    return costs
+
+
+def _packed(records: Sequence[Record], compression: int) -> bytes:
+    builder = BatchBuilder(BATCH_BYTES, compression, is_transactional=True)
+    for record in records:
+        assert builder.append(
+            timestamp=record.timestamp, key=record.key, value=record.value, headers=record.headers
+        )
+    return bytes(builder._build())  # noqa: SLF001 - what goes to the broker
 
 
 async def _publishes(

@@ -474,6 +474,11 @@ _OTHERS = (
     ("normalize", "micro.normalize_us", 1, "us/event"),
     ("commit, 64 at once: CPU", "micro.commit_us", 1, "us/event"),
     ("commit, 64 at once: time", "micro.commit_wall_us", 1, "us/event"),
+    *(
+        (f"pack 40 for a partition, {name}: {what}", f"micro.pack_{name}_{key}", 1, unit)
+        for name in ("none", "gzip", "snappy", "lz4", "zstd")
+        for what, key, unit in (("CPU", "us", "us/event"), ("bytes", "bytes", "B/event"))
+    ),
     ("publish, 500 at once: CPU", "micro.publish_us", 1, "us/event"),
     ("publish, 500 at once: time", "micro.publish_wall_us", 1, "us/event"),
     ("read back and settle, 500 at once: CPU", "micro.settle_us", 1, "us/event"),

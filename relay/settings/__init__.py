@@ -136,6 +136,8 @@ class Kafka(Login):
     replication_factor: Annotated[int, Field(ge=-1, lt=2**15)] = -1
     #: Kafka's own settings of a topic that is made, by their names.
     topic_config: Annotated[dict[str, str], BeforeValidator(topic_settings)] = Field(default={})
+    #: How a batch of records is packed.
+    compression: Literal["none", "gzip", "snappy", "lz4", "zstd"] = "none"
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
     sasl_password: Annotated[Secret, Field(validate_default=True)] = SecretStr("")
     ca_file: File | None = None

@@ -10,7 +10,7 @@ import gc
 import socket
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 from aiokafka import errors
@@ -19,17 +19,20 @@ from aiokafka.protocol.metadata import MetadataRequest
 
 from relay import clock
 from relay.egress.kafka import durability, offsets, sessions, topics
-from relay.egress.kafka.client import admin_client
+from relay.egress.kafka.client import admin_client, client_options
 from relay.egress.kafka.faults import translated
 from relay.egress.kafka.packing import Packing
 from relay.egress.kafka.producer import Producer
 from relay.errors import KafkaRefusedError, ProducerOustedError
 from relay.events import Outcome, Record
 from relay.settings import Delivery, Kafka
+from relay.tail import Tail
 from tests.fakes import until
 from tests.kafka_server import Broker
 from tests.lab.proxy import Proxy
 from tests.ports import free_port
+
+T = TypeVar("T")
 
 
 @pytest.fixture
@@ -335,3 +338,57 @@ async def test_setting_that_kafka_does_not_know_is_named(settings: Kafka) -> Non
     asked = settings.model_copy(update={"topic_config": {"no.such.thing": "1"}})
     with pytest.raises(KafkaRefusedError, match=r"InvalidConfigurationError.*no\.such\.thing"):
         await topics.ensure(asked, [])
+
+
+@pytest.mark.parametrize("compression", ["none", "gzip", "snappy", "lz4", "zstd"])
+async def test_records_are_compressed_as_asked_and_read_again(
+    compression: str, settings: Kafka
+) -> None:
+    """By `relay tail`, as by any consumer; fewer bytes stand for the same records."""
+    asked = settings.model_copy(update={"compression": compression})
+    topic = f"{settings.topic_prefix}t"
+    records = [
+        Record(
+            outcome=Outcome.PUBLISHED,
+            topic=topic,
+            key=b"k",
+            value=f'{{"number": {number}, "text": "the same again"}}'.encode() * 20,
+            headers=[],
+            timestamp=1,
+        )
+        for number in range(40)
+    ]
+
+    async def all_of_them() -> AsyncIterator[Record]:
+        for record in records:
+            yield record
+
+    producer = await _started(asked, f"relay-{uuid.uuid4()}")
+    sizes: list[int] = []
+    send_batch = producer._producer.send_batch
+
+    async def sent(builder: Any, *more: Any, **rest: Any) -> Any:
+        builder.close()
+        sizes.append(len(builder._build()))
+        return await send_batch(builder, *more, **rest)
+
+    producer._producer.send_batch = sent
+    await producer.begin()
+    await producer.send(all_of_them())
+    await producer.commit()
+    await producer.discard()
+    least = sum(len(record.value or b"") for record in records)
+    assert (sum(sizes) < least / 5) is (compression != "none")
+    async with asyncio.timeout(30):
+        async with Tail(client_options(asked), [topic], from_beginning=True) as tail:
+            seen = [one async for one in islice_of(tail.records(), len(records))]
+    assert [one.value for one in seen] == [record.value for record in records]
+
+
+async def islice_of(items: AsyncIterator[T], count: int) -> AsyncIterator[T]:
+    """Give the first so many."""
+    async for item in items:
+        yield item
+        count -= 1
+        if not count:
+            return

@@ -99,6 +99,7 @@ def test_least_is_an_app_and_a_broker(monkeypatch: pytest.MonkeyPatch) -> None:
         ("KAFKA__TOPICS", '{"a.b_v1":"mine"}', "kafka.topics", {"a.b_v1": "mine"}),
         ("KAFKA__SECURITY_PROTOCOL", "SSL", "kafka.security_protocol", "SSL"),
         ("KAFKA__SASL_MECHANISM", "SCRAM-SHA-512", "kafka.sasl_mechanism", "SCRAM-SHA-512"),
+        ("KAFKA__COMPRESSION", "zstd", "kafka.compression", "zstd"),
         ("KAFKA__SASL_USERNAME", "u", "kafka.sasl_username", "u"),
         ("KAFKA__OAUTH_TOKEN_URL", "https://a/b?c", "kafka.oauth_token_url", "https://a/b?c"),
         ("KAFKA__OAUTH_CLIENT_SECRET", "p", "kafka.oauth_client_secret", SecretStr("p")),

@@ -49,13 +49,22 @@ class InvalidRecordError(errors.BrokerResponseError):  # type: ignore[misc]  # i
     description = "This record has failed the validation on the broker."
 
 
+class UnsupportedCompressionError(errors.BrokerResponseError):  # type: ignore[misc]
+    """The broker does not take records that are compressed so."""
+
+    errno = 76
+    message = "UNSUPPORTED_COMPRESSION_TYPE"
+    description = "The broker does not take records compressed so: kafka.compression"
+
+
 def complete() -> None:
     """Give aiokafka's producer what it lacks.
 
     Errors of brokers that it does not know: else they are all alike. And futures that complain to
     nobody: it fails some that it never gives out, with errors that it gives out elsewhere too.
     """
-    errors.kafka_errors.setdefault(InvalidRecordError.errno, InvalidRecordError)
+    for kind in (InvalidRecordError, UnsupportedCompressionError):
+        errors.kafka_errors.setdefault(kind.errno, kind)
     transaction_manager.create_future = message_accumulator.create_future = _quiet_future
 
 
@@ -94,11 +103,12 @@ async def translated() -> AsyncIterator[None]:
 def _translation(error: BaseException) -> RelayError:
     """Choose relay's error; aiokafka's sender hides the real one behind a general one."""
     cause: BaseException | None = error
-    while cause and not isinstance(cause, _OUSTED + _REFUSED):
+    refused = (*_REFUSED, UnsupportedCompressionError)
+    while cause and not isinstance(cause, _OUSTED + refused):
         cause = cause.__cause__
     if isinstance(cause, _OUSTED):
         return ProducerOustedError("Kafka has ended this producer")
-    if isinstance(cause, _REFUSED):
+    if isinstance(cause, refused):
         return KafkaRefusedError(f"Kafka refuses: {describe(cause)}")
     return KafkaUnavailableError(f"Kafka is not available: {describe(error)}")
 

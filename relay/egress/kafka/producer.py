@@ -41,6 +41,7 @@ class Producer:
             **client_options(settings),
             acks="all",
             enable_idempotence=True,
+            compression_type=None if settings.compression == "none" else settings.compression,
             transactional_id=transactional_id,
             # Longer than any exchange may take.
             transaction_timeout_ms=int(settings.timeout * 2000),
