@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
 from tests.kafka_server import Listener
 
-AUDIENCE = "kafka"
+AUDIENCE, ISSUER = "kafka", "https://login.example.com"
 _MODULE = "org.apache.kafka.common.security.oauthbearer.OAuthBearerLoginModule"
 _VALIDATOR = "org.apache.kafka.common.security.oauthbearer.OAuthBearerValidatorCallbackHandler"
 
@@ -46,6 +46,7 @@ class Issuer:
             "oauthbearer.sasl.server.callback.handler.class": _VALIDATOR,
             "oauthbearer.sasl.oauthbearer.jwks.endpoint.url": self._keys.as_uri(),
             "oauthbearer.sasl.oauthbearer.expected.audience": AUDIENCE,
+            "oauthbearer.sasl.oauthbearer.expected.issuer": ISSUER,
         }
         return Listener(name="OAUTH", protocol="SASL_PLAINTEXT", properties=properties)
 
@@ -58,7 +59,7 @@ class Issuer:
         """Give a token that holds for so long, and at most a second longer."""
         now = time.time()
         claims = {
-            "iss": "tests",
+            "iss": ISSUER,
             "sub": subject,
             "aud": AUDIENCE,
             "scope": "kafka",
