@@ -39,9 +39,9 @@ async def copies(settings: Kafka, topics: Iterable[str]) -> list[Copies]:
 
     Raises aiokafka's errors.
     """
-    wanted = {*topics, journal_topic(settings)}
+    wanted = set(topics)
     if settings.delivery is Delivery.EXACTLY_ONCE:
-        wanted.update(_OF_TRANSACTIONS)
+        wanted.update(_OF_TRANSACTIONS, {journal_topic(settings)})
     async with admin_client(settings) as admin:
         # Of all topics: to ask for one by name could make it.
         found = {

@@ -11,7 +11,7 @@ from functools import lru_cache
 from typing import Any, Self
 
 from aiokafka import AIOKafkaProducer, TopicPartition
-from aiokafka.errors import InvalidTransactionTimeout
+from aiokafka.errors import IncompatibleBrokerVersion, InvalidTransactionTimeout
 from aiokafka.partitioner import DefaultPartitioner
 from aiokafka.structs import OffsetAndMetadata
 
@@ -29,31 +29,32 @@ DISCARD_TIMEOUT = 5
 class Producer:
     """What aiokafka's producer does for relay, and how it is got rid of."""
 
-    def __init__(self, producer: AIOKafkaProducer, packing: Packing) -> None:
-        self._producer = producer
+    def __init__(self, options: dict[str, Any], packing: Packing) -> None:
+        self._options = options
+        self._producer = AIOKafkaProducer(**options)
         self._packing = packing
 
     @classmethod
     def to(cls, settings: Kafka, transactional_id: str | None, packing: Packing) -> Self:
         """Make one, not yet connected. Without an id it is idempotent only."""
         complete()
-        producer = AIOKafkaProducer(
+        options = {
             **client_options(settings),
-            acks="all",
-            enable_idempotence=True,
-            compression_type=None if settings.compression == "none" else settings.compression,
-            transactional_id=transactional_id,
+            "acks": "all",
+            "enable_idempotence": True,
+            "compression_type": None if settings.compression == "none" else settings.compression,
+            "transactional_id": transactional_id,
             # Longer than any exchange may take.
-            transaction_timeout_ms=int(settings.timeout * 2000),
-            max_batch_size=packing.batch_bytes,
-            request_timeout_ms=int(settings.timeout * 1000),
-        )
-        return cls(producer, packing)
+            "transaction_timeout_ms": int(settings.timeout * 2000),
+            "max_batch_size": packing.batch_bytes,
+            "request_timeout_ms": int(settings.timeout * 1000),
+        }
+        return cls(options, packing)
 
     async def start(self) -> None:
         """Connect; with a transactional id this fences earlier ones, and ends what they left."""
         try:
-            await self._producer.start()
+            await self._start()
         except InvalidTransactionTimeout as error:
             asked = self._producer._txn_manager.transaction_timeout_ms
             message = (
@@ -61,6 +62,20 @@ class Producer:
                 " that relay asks for, which are twice kafka.timeout"
             )
             raise KafkaRefusedError(message) from error
+
+    async def _start(self) -> None:
+        """Without transactions, a broker that numbers no producers will do.
+
+        There is one request at a time for a broker, so records stay in their order.
+        """
+        try:
+            await self._producer.start()
+        except IncompatibleBrokerVersion:
+            if self._options["transactional_id"] is not None:
+                raise
+            await self.discard()
+            self._producer = AIOKafkaProducer(**self._options | {"enable_idempotence": False})
+            await self._producer.start()
 
     async def begin(self) -> None:
         """Begin a transaction."""

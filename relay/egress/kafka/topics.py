@@ -5,11 +5,10 @@ from collections.abc import Iterable
 from aiokafka import errors
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
-from aiokafka.protocol.admin import ApiVersionRequest
 
-from relay.egress.kafka.client import LEAST_VERSION, admin_client, too_old
-from relay.errors import KafkaRefusedError, KafkaUnavailableError
-from relay.settings import Kafka
+from relay.egress.kafka.client import admin_client
+from relay.errors import KafkaRefusedError
+from relay.settings import Delivery, Kafka
 from relay.settings.topics import JOURNAL
 
 #: How many copies must have a record before it is acknowledged to `acks=all`, as Kafka names it.
@@ -24,28 +23,15 @@ def journal_topic(settings: Kafka) -> str:
     return settings.topic_prefix + JOURNAL
 
 
-async def count_brokers(settings: Kafka) -> int:
-    """Ask each of the cluster's brokers what it is, where the cluster says that it is.
-
-    Raises KafkaRefusedError if one is too old, KafkaUnavailableError if one cannot be reached.
-    """
-    async with admin_client(settings) as admin:
-        brokers = (await admin.describe_cluster())["brokers"]
-        for broker in brokers:
-            where = f"{broker['host']}:{broker['port']}"
-            try:
-                answer = await admin._send_request(ApiVersionRequest(), broker["node_id"])
-            except errors.KafkaError as error:
-                raise KafkaUnavailableError(f"the broker {where} does not answer") from error
-            if too_old({key: (least, most) for key, least, most in answer.api_versions}):
-                raise KafkaRefusedError(f"the broker {where} is older than Kafka {LEAST_VERSION}")
-    return len(brokers)
+def _own(settings: Kafka) -> dict[str, int]:
+    """Name relay's own topic: without transactions nothing is kept there."""
+    return {journal_topic(settings): 1} if settings.delivery is Delivery.EXACTLY_ONCE else {}
 
 
 async def absent(settings: Kafka, topics: Iterable[str]) -> list[str]:
     """Name those of the topics, and of relay's own, that Kafka does not have."""
     async with admin_client(settings) as admin:
-        return await _absent(admin, {*topics, journal_topic(settings)})
+        return await _absent(admin, {*topics, *_own(settings)})
 
 
 async def _absent(admin: AIOKafkaAdminClient, wanted: Iterable[str]) -> list[str]:
@@ -54,7 +40,7 @@ async def _absent(admin: AIOKafkaAdminClient, wanted: Iterable[str]) -> list[str
 
 async def ensure(settings: Kafka, topics: Iterable[str]) -> None:
     """Create what is missing if that is allowed; raises KafkaRefusedError that names the rest."""
-    wanted = dict.fromkeys(topics, settings.partitions) | {journal_topic(settings): 1}
+    wanted = dict.fromkeys(topics, settings.partitions) | _own(settings)
     async with admin_client(settings) as admin:
         names = await _absent(admin, wanted)
         if not names:
