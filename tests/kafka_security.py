@@ -38,10 +38,13 @@ class _Issued:
     key: ec.EllipticCurvePrivateKey
 
 
-def secure_listeners(directory: Path) -> Security:
-    """Write the certificates into the directory and describe one listener of each kind."""
-    authority = _issue("relay test authority", None)
-    server, client = _issue("127.0.0.1", authority), _issue(USERNAME, authority)
+def secure_listeners(directory: Path, *, plain: bool = False) -> Security:
+    """Write the certificates into the directory and describe one listener of each kind.
+
+    Plain ones lack what RFC 5280 wants and only a strict check misses.
+    """
+    authority = _issue("relay test authority", None, plain=plain)
+    server, client = (_issue(name, authority, plain=plain) for name in ("127.0.0.1", USERNAME))
     ca_file = _write(directory / "ca.pem", _pem(authority.certificate))
     cert_file = _write(directory / "client.pem", _pem(client.certificate))
     key_file = _write(directory / "client.key", _key_pem(client.key), secret=True)
@@ -93,7 +96,7 @@ def _mtls(tls: Mapping[str, str]) -> Listener:
     return Listener(name="MTLS", protocol="SSL", properties={**tls, **required})
 
 
-def _issue(common_name: str, authority: _Issued | None) -> _Issued:
+def _issue(common_name: str, authority: _Issued | None, *, plain: bool) -> _Issued:
     """A certificate for loopback: of the authority, or the authority's own."""
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
@@ -113,10 +116,13 @@ def _issue(common_name: str, authority: _Issued | None) -> _Issued:
         .not_valid_after(now + dt.timedelta(days=2))
         .add_extension(x509.BasicConstraints(ca=authority is None, path_length=None), critical=True)
         .add_extension(x509.SubjectAlternativeName(names), critical=False)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(public), critical=False)
-        .add_extension(identifiers, critical=False)
-        .add_extension(_usage(signs_others=authority is None), critical=True)
     )
+    if not plain:
+        builder = (
+            builder.add_extension(x509.SubjectKeyIdentifier.from_public_key(public), critical=False)
+            .add_extension(identifiers, critical=False)
+            .add_extension(_usage(signs_others=authority is None), critical=True)
+        )
     return _Issued(builder.sign(signer, hashes.SHA256()), key)
 
 

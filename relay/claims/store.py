@@ -1,5 +1,6 @@
 """Where claims are kept: a Redis or Valkey server, one that sentinels name, or a cluster."""
 
+import ssl
 from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -49,6 +50,9 @@ _OF_SENTINELS = (
     "health_check_interval",
     "ssl",
     "ssl_ca_certs",
+    "ssl_certfile",
+    "ssl_keyfile",
+    "ssl_exclude_verify_flags",
 )
 
 _DROP = """
@@ -141,22 +145,35 @@ def _store(settings: Settings) -> "Store":
         "password": url.password.get_secret_value() if url.password else None,
     }
     if url.tls:
-        options |= {
-            "ssl": True,
-            "ssl_ca_certs": str(settings.ca_file) if settings.ca_file else None,
-        }
+        options |= {"ssl": True} | _certificates(settings)
     if url.kind is StoreKind.CLUSTER:
         nodes = [ClusterNode(place.host, place.port) for place in url.hosts]
         return _Cluster(RedisCluster(startup_nodes=nodes, **options))
     options["db"] = url.database
     if url.kind is StoreKind.SENTINEL:
-        # Whom they name gets the password: they must be who they say, too. They get none.
+        # Whom they name gets the password: they must be who they say, too. They get their own.
         common = {name: one for name, one in options.items() if name in _OF_SENTINELS}
+        common["username"] = settings.sentinel_username or None
+        common["password"] = settings.sentinel_password.get_secret_value() or None
         places = [(place.host, place.port) for place in url.hosts]
         sentinel = Sentinel(places, sentinel_kwargs=common, **options)  # type: ignore[no-untyped-call]  # the library lacks it
         return _Server(sentinel.master_for(url.service), *sentinel.sentinels)
     (place,) = url.hosts
     return _Server(Redis(host=place.host, port=place.port, **options))
+
+
+def _certificates(settings: Settings) -> dict[str, Any]:
+    """Say whom to trust, and who we are."""
+    files = {
+        "ssl_ca_certs": settings.ca_file,
+        "ssl_certfile": settings.cert_file,
+        "ssl_keyfile": settings.key_file,
+    }
+    given: dict[str, Any] = {name: str(file) for name, file in files.items() if file}
+    if settings.ca_file:
+        # As with Kafka: an authority of one's own is seldom as RFC 5280 wants it.
+        given["ssl_exclude_verify_flags"] = [ssl.VerifyFlags.VERIFY_X509_STRICT]
+    return given
 
 
 class _Keys:

@@ -25,6 +25,7 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 from relay.errors import SettingsError
 from relay.settings import patterns, topics, values
 from relay.settings.apps import App
+from relay.settings.claims import Claims, OnOutage
 from relay.settings.environment import SECRETS as _SECRETS
 from relay.settings.environment import Environment, named
 from relay.settings.login import Login, lacking
@@ -44,8 +45,6 @@ from relay.settings.values import (
     Port,
     Seconds,
     Secret,
-    StoreUrl,
-    Word,
 )
 
 __all__ = [
@@ -187,39 +186,6 @@ class Kafka(Login):
         if "cert_file" in before.data and (before.data["cert_file"] is None) != (key_file is None):
             raise PydanticCustomError(MISFIT, "cert_file and key_file go together")
         return key_file
-
-
-class OnOutage(StrEnum):
-    """What to do with events while the claims store is away."""
-
-    HOLD = "hold"
-    PUBLISH = "publish"
-
-
-class Claims(_Section):
-    """Where several replicas agree on who publishes an event; no URL: there is one replica."""
-
-    #: `redis://` or `rediss://`; `+sentinel` and `+cluster` behind either. It may hold a password.
-    url: Secret = SecretStr("")
-    on_outage: OnOutage = OnOutage.HOLD
-    key_prefix: Word = "relay:"
-    #: This replica's name, and that of one whose past must be in the store before this publishes.
-    replica: Word = ""
-    after: Word = ""
-    ca_file: File | None = None
-    timeout: Annotated[float, Field(ge=0.01, le=60, allow_inf_nan=False), TIME] = 2
-
-    @property
-    def store(self) -> StoreUrl:
-        """What the URL says; there must be one."""
-        return values.store_url(self.url.get_secret_value())
-
-    @field_validator("url")
-    @classmethod
-    def _readable(cls, url: SecretStr) -> SecretStr:
-        if url.get_secret_value():
-            values.store_url(url.get_secret_value())
-        return url
 
 
 class Drain(_Section):

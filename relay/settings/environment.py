@@ -23,6 +23,7 @@ SECRETS = (
     "__previous_verification_token",
     "__sasl_password",
     "__oauth_client_secret",
+    "__sentinel_password",
     "__helpdesk_token",
     "_claims__url",
     "_privacy__salt",

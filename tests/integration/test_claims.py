@@ -18,7 +18,7 @@ from relay.claims import connections, seeding
 from relay.claims import store as claimstore
 from relay.claims.claims import Claims
 from relay.claims.seeding import Seeding
-from relay.errors import ClaimsRefusedError, ClaimsUnavailableError
+from relay.errors import ClaimsError, ClaimsRefusedError, ClaimsUnavailableError
 from relay.events import Outcome, Settlement, StoredEvent, Transport, Verdict
 from relay.journal.retention import Retention
 from relay.observe.metrics import Metrics
@@ -432,6 +432,41 @@ async def test_certificate_is_checked(tmp_path: Path) -> None:
             await claims(url).claim([stored("a")], "journal-2")
 
 
+async def test_server_may_ask_for_a_certificate_of_ours(tmp_path: Path) -> None:
+    security = secure_listeners(tmp_path)
+    pem, authority, port = str(tmp_path / "server.pem"), str(security.ca_file), free_port()
+    files = ("--tls-cert-file", pem, "--tls-key-file", pem, "--tls-ca-cert-file", authority)
+    url = f"rediss://127.0.0.1:{port}"
+    with redis_server(tmp_path, "--tls-port", str(port), "--tls-auth-clients", "yes", *files):
+        ours: dict[str, Any] = {
+            "cert_file": security.cert_file,
+            "key_file": security.key_file,
+        }
+        known = claims(url, ca_file=security.ca_file, **ours)
+        assert frozenset() == await known.claim([stored("a")], "journal-1")
+        await known.close()
+        with pytest.raises(ClaimsUnavailableError, match="not available"):
+            await claims(url, ca_file=security.ca_file).claim([stored("a")], "journal-2")
+
+
+async def test_sentinels_may_want_a_password_of_their_own(
+    tmp_path: Path, server: RedisServer
+) -> None:
+    """Which is not the server's; with a wrong one nothing is named, and nothing is shown."""
+    server.call("CONFIG", "SET", "requirepass", "servers-own")
+    password = "sentinel auth-pass main servers-own\nrequirepass sentinels-own\n"
+    with sentinel_of(tmp_path, server.port, password) as sentinel:
+        url = f"redis+sentinel://:servers-own@127.0.0.1:{sentinel.port}/main"
+        one = claims(url, sentinel_password=SecretStr("sentinels-own"))
+        assert frozenset() == await one.claim([stored("a")], "journal-1")
+        await one.close()
+        for wrong in ("", "servers-own"):
+            other = claims(url, sentinel_password=SecretStr(wrong))
+            with pytest.raises(ClaimsError) as caught:
+                await other.claim([stored("a")], "journal-1")
+            assert "own" not in str(caught.value)
+
+
 async def test_old_server_is_refused(server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the version it has."""
     monkeypatch.setattr(claimstore, "OLDEST_VERSION", 99)
@@ -528,11 +563,11 @@ async def test_sentinel(tmp_path: Path, server: RedisServer) -> None:
 
 
 @contextmanager
-def sentinel_of(directory: Path, port: int) -> Iterator[RedisServer]:
+def sentinel_of(directory: Path, port: int, more: str = "") -> Iterator[RedisServer]:
     """Run a sentinel that names the server at a port `main`."""
     (directory / "sentinel").mkdir()
     config = directory / "sentinel" / "sentinel.conf"
-    config.write_text(f"sentinel monitor main 127.0.0.1 {port} 1\n")
+    config.write_text(f"sentinel monitor main 127.0.0.1 {port} 1\n{more}")
     sentinel = RedisServer(free_port(), directory / "sentinel")
     sentinel.start_sentinel(config)
     try:

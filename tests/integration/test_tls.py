@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
@@ -125,6 +126,30 @@ async def test_certificate_of_another_host_is_not_taken(
     async with listening(tmp_path) as listener:
         with pytest.raises(UNAVAILABLE):
             await talk(OTHER, listener.port, security.ca_file)
+        assert listener.heard == 0
+        with pytest.raises(UNAVAILABLE):
+            await talk(NAMED, listener.port, security.ca_file)
+        assert listener.heard > 0
+
+
+@pytest.mark.parametrize("talk", [to_kafka, to_claims, to_sentinels])
+async def test_authority_made_in_a_plain_way_will_do(
+    talk: Talk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where Python checks strictly, as 3.13 does unless it is told otherwise."""
+    default = ssl.create_default_context
+
+    def strict(*args: Any, **options: Any) -> ssl.SSLContext:
+        context = default(*args, **options)
+        context.verify_flags |= ssl.VERIFY_X509_STRICT
+        return context
+
+    monkeypatch.setattr(ssl, "create_default_context", strict)
+    security = secure_listeners(tmp_path, plain=True)
+    refused = ssl.create_default_context(cafile=security.ca_file)
+    async with listening(tmp_path) as listener:
+        with pytest.raises(ssl.SSLCertVerificationError):
+            await asyncio.open_connection(NAMED, listener.port, ssl=refused)
         assert listener.heard == 0
         with pytest.raises(UNAVAILABLE):
             await talk(NAMED, listener.port, security.ca_file)

@@ -101,6 +101,7 @@ def test_least_is_an_app_and_a_broker(monkeypatch: pytest.MonkeyPatch) -> None:
         ("KAFKA__SASL_MECHANISM", "SCRAM-SHA-512", "kafka.sasl_mechanism", "SCRAM-SHA-512"),
         ("KAFKA__COMPRESSION", "zstd", "kafka.compression", "zstd"),
         ("KAFKA__SASL_USERNAME", "u", "kafka.sasl_username", "u"),
+        ("CLAIMS__SENTINEL_PASSWORD", "p", "claims.sentinel_password", SecretStr("p")),
         ("KAFKA__OAUTH_TOKEN_URL", "https://a/b?c", "kafka.oauth_token_url", "https://a/b?c"),
         ("KAFKA__OAUTH_CLIENT_SECRET", "p", "kafka.oauth_client_secret", SecretStr("p")),
         ("KAFKA__OAUTH_EXTENSIONS", '{"a": "b-1"}', "kafka.oauth_extensions", {"a": "b-1"}),
