@@ -58,6 +58,8 @@ class Claims:
         self._metrics = metrics
         self._changes = Changes(log, "claims_available")
         self._store: Store | None = None
+        #: Whether it is known what a full store does.
+        self._looked = False
         self._wait = FIRST_WAIT
         #: Monotonic time before which nothing is tried (with `publish`).
         self._again_at = 0.0
@@ -211,10 +213,11 @@ class Claims:
     def _announcement(self, replica: str) -> str:
         return f"{self._settings.key_prefix}replica:{replica}"
 
-    async def version(self) -> str:
-        """Connect, and give the store's version. Raises as `claim` does."""
+    async def about(self) -> tuple[str, str]:
+        """Connect; give the store's version and `Store.eviction`. Raises as `claim` does."""
         try:
-            return await self._within(lambda store: store.version())
+            version = await self._within(lambda store: store.version())
+            return version, await self._within(lambda store: store.eviction())
         finally:
             await self._discard()
 
@@ -244,7 +247,14 @@ class Claims:
         async with self._connecting:
             if self._store is None:
                 self._store = await connect(self._settings)
+                await self._look_at_eviction(self._store)
             return self._store
+
+    async def _look_at_eviction(self, store: Store) -> None:
+        """Say once if a full store would forget claims: an event of those could go out twice."""
+        if not self._looked and (policy := await store.eviction()):
+            log.warning("claims_may_be_evicted", policy=policy)
+        self._looked = True
 
     async def _discard(self) -> None:
         store, self._store = self._store, None

@@ -110,6 +110,9 @@ class Store(Protocol):
     async def version(self) -> str:
         """Give the server's version, as `7.2.4`."""
 
+    async def eviction(self) -> str:
+        """Say by which policy a server throws keys away when it is full; empty if by none."""
+
     async def close(self) -> None:
         """Close the connections."""
 
@@ -222,6 +225,10 @@ class _Server(_Keys):
         """Ask the server."""
         return _version(await self._client.info(section="server"))
 
+    async def eviction(self) -> str:
+        """Ask the server."""
+        return _eviction(await self._client.info(section="memory"))
+
     async def close(self) -> None:
         """Close the connections."""
         for client in (self._client, *self._sentinels):
@@ -263,6 +270,11 @@ class _Cluster(_Keys):
         node = self._client.get_random_node()
         return _version(await self._client.info(section="server", target_nodes=node))
 
+    async def eviction(self) -> str:
+        """Ask one of the nodes."""
+        node = self._client.get_random_node()
+        return _eviction(await self._client.info(section="memory", target_nodes=node))
+
     async def close(self) -> None:
         """Close the connections."""
         await self._client.aclose()
@@ -270,3 +282,8 @@ class _Cluster(_Keys):
 
 def _version(info: dict[str, Any]) -> str:
     return str(info.get("redis_version", "0"))
+
+
+def _eviction(info: dict[str, Any]) -> str:
+    policy = str(info.get("maxmemory_policy", ""))
+    return "" if policy == "noeviction" else policy

@@ -62,12 +62,19 @@ async def findings(settings: Settings) -> AsyncIterator[Finding]:
             yield await _finding(f"app {name}", partial(_app, settings, app))
 
 
+class _Worry(str):
+    """A sentence about something that will do, and should not stay so."""
+
+    __slots__ = ()
+
+
 async def _finding(subject: str, look: Callable[[], Awaitable[str]]) -> Finding:
     try:
         sentence = await look()
     except RelayError as error:
         return Finding(subject=subject, passed=False, sentence=str(error))
-    return Finding(subject=subject, passed=True, sentence=sentence)
+    warning = isinstance(sentence, _Worry)
+    return Finding(subject=subject, passed=True, warning=warning, sentence=sentence)
 
 
 async def _journal(settings: Settings) -> str:
@@ -148,7 +155,7 @@ async def _claims(settings: Settings) -> str:
     from relay.claims.seeding import awaited
 
     claims = Claims(settings.claims, Retention(settings.journal.dedupe_window), Metrics())
-    version = await claims.version()
+    version, eviction = await claims.about()
     after = settings.claims.after
     if after not in {"", settings.claims.replica} and not _has_waited(settings, after):
         try:
@@ -156,7 +163,13 @@ async def _claims(settings: Settings) -> str:
                 raise awaited(after)
         finally:
             await claims.close()
-    return f"the store answers, version {version}"
+    answers = f"the store answers, version {version}"
+    if eviction:
+        return _Worry(
+            f"{answers}; when it is full it forgets claims (maxmemory-policy {eviction}), and an"
+            " event may go out twice: set noeviction"
+        )
+    return answers
 
 
 def _has_waited(settings: Settings, replica: str) -> bool:

@@ -225,6 +225,11 @@ async def test_claims_store_is_asked(
         seen = await found(look(CLAIMS__URL=server.url))
         assert seen["claims"].passed
         assert "version 7" in seen["claims"].sentence or "version 8" in seen["claims"].sentence
+        assert not seen["claims"].warning
+        server.call("CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
+        seen = await found(look(CLAIMS__URL=server.url))
+        assert (seen["claims"].passed, seen["claims"].warning) == (True, True)
+        assert "maxmemory-policy allkeys-lru" in seen["claims"].sentence
     seen = await found(look(CLAIMS__URL=server.url))
     assert not seen["claims"].passed
     assert "not available" in seen["claims"].sentence

@@ -414,7 +414,8 @@ async def test_any_password_and_an_ipv6_address_work_when_encoded(tmp_path: Path
     with redis_server(tmp_path, "--requirepass", "a#?[]@/%:c", *both) as server:
         for host in ("127.0.0.1", "[::1]"):
             url = f"redis://:a%23%3F%5B%5D%40%2F%25:c@{host}:{server.port}/0"
-            assert (await claims(url).version()).count(".") == 2
+            version, _ = await claims(url).about()
+            assert version.count(".") == 2
 
 
 async def test_certificate_is_checked(tmp_path: Path) -> None:
@@ -430,6 +431,23 @@ async def test_certificate_is_checked(tmp_path: Path) -> None:
         await trusting.close()
         with pytest.raises(ClaimsUnavailableError, match="not available"):
             await claims(url).claim([stored("a")], "journal-2")
+
+
+@pytest.mark.parametrize(
+    ("policy", "said"),
+    [("noeviction", []), ("allkeys-lru", ["allkeys-lru"]), ("volatile-ttl", ["volatile-ttl"])],
+)
+async def test_store_that_forgets_when_it_is_full_is_named_once(
+    policy: str, said: list[str], server: RedisServer
+) -> None:
+    server.call("CONFIG", "SET", "maxmemory-policy", policy)
+    one = claims(server.url)
+    with capture_logs() as logs:
+        await one.claim([stored("a")], "journal-1")
+        await one._discard()
+        await one.claim([stored("a")], "journal-1")
+    assert said == [line["policy"] for line in logs if line["event"] == "claims_may_be_evicted"]
+    await one.close()
 
 
 async def test_server_may_ask_for_a_certificate_of_ours(tmp_path: Path) -> None:
@@ -506,7 +524,7 @@ def granted(server: RedisServer, *more: str) -> str:
 
 async def do_everything(one: Claims) -> None:
     batch = [stored("a"), stored("b")]
-    await one.version()
+    await one.about()
     assert Verdict() == await one.ask(batch, "journal-1")
     assert frozenset({0, 1}) == await one.claim(batch, "journal-2")
     heirs = [replace(event, origin="journal-1") for event in batch]

@@ -72,14 +72,14 @@ async def to_kafka(host: str, port: int, ca_file: Path | None) -> object:
 async def to_claims(host: str, port: int, ca_file: Path | None) -> object:
     url = SecretStr(f"rediss://:secret@{host}:{port}")
     settings = ClaimsSettings(url=url, ca_file=ca_file)
-    return await Claims(settings, Retention(86400), Metrics()).version()
+    return await Claims(settings, Retention(86400), Metrics()).about()
 
 
 async def to_sentinels(host: str, port: int, ca_file: Path | None) -> object:
     """They name the server that gets the password."""
     url = SecretStr(f"rediss+sentinel://:secret@{host}:{port}/service")
     settings = ClaimsSettings(url=url, ca_file=ca_file)
-    return await Claims(settings, Retention(86400), Metrics()).version()
+    return await Claims(settings, Retention(86400), Metrics()).about()
 
 
 async def to_feishu(host: str, port: int, ca_file: Path | None) -> object:
