@@ -265,14 +265,17 @@ async def test_token_of_a_file_is_taken(
 
 
 async def test_token_of_somebody_else_is_refused(
-    guarded: Guarded, server: TokenServer, topic_prefix: str, tmp_path: Path
+    guarded: Guarded, issuer: Issuer, server: TokenServer, topic_prefix: str, tmp_path: Path
 ) -> None:
-    """By the broker: a forged one. By the token server: a wrong secret."""
+    """By the broker: a forged one, which is not kept. By the token server: a wrong secret."""
     (tmp_path / "other").mkdir()
     server.issuer = Issuer(tmp_path / "other")
-    with pytest.raises(KafkaRefusedError, match="Kafka refuses"):
+    settings = guarded.settings(server, topic_prefix)
+    with pytest.raises(KafkaRefusedError, match=r"the broker does not take the token: .*invalid"):
         async with translated():
-            await topics.ensure(guarded.settings(server, topic_prefix), [])
+            await topics.ensure(settings, [])
+    server.issuer = issuer
+    await topics.ensure(settings, [])
     wrong = guarded.settings(server, topic_prefix, oauth_client_secret="wrong")
     with pytest.raises(KafkaRefusedError, match="the token server refuses: HTTP 401"):
         async with translated():

@@ -16,7 +16,7 @@ from typing import Any
 
 from aiokafka import client
 from aiokafka.conn import AIOKafkaConnection, CloseReason
-from aiokafka.errors import KafkaError
+from aiokafka.errors import KafkaError, SaslAuthenticationFailed
 from aiokafka.protocol.admin import ApiVersionRequest, SaslAuthenticateRequest
 from aiokafka.protocol.metadata import MetadataRequest
 
@@ -84,6 +84,12 @@ class Session(AIOKafkaConnection):  # type: ignore[misc]  # aiokafka has no type
 
     async def _noted(self, answer: Awaitable[Any]) -> Any:
         response = await answer
+        if self._sasl_mechanism == "OAUTHBEARER" and response.sasl_auth_bytes:
+            # A refusal is no error there, but words to be answered (RFC 7628); aiokafka takes them
+            # for a success, and asks on.
+            self._sasl_oauth_token_provider.refused()
+            words = bytes(response.sasl_auth_bytes).decode(errors="replace")
+            raise SaslAuthenticationFailed(f"the broker does not take the token: {words}")
         if lifetime := getattr(response, "session_lifetime_ms", 0):
             self._ends = clock.boot() + lifetime / 1000 * _SHARE
         return response

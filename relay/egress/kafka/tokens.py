@@ -55,6 +55,9 @@ class FileToken(AbstractTokenProvider):  # type: ignore[misc]  # aiokafka has no
             raise AuthenticationFailedError(f"the token file {self._path} holds no token")
         return text
 
+    def refused(self) -> None:
+        """Forget a token that a broker did not take: here none is remembered."""
+
 
 class _Cached(AbstractTokenProvider):  # type: ignore[misc]
     """A token that is used for most of its life; who needs a new one waits for the same answer."""
@@ -78,6 +81,10 @@ class _Cached(AbstractTokenProvider):  # type: ignore[misc]
                 asking = self._asking = loop.create_task(self._renew())
             await asyncio.shield(asking)
         return self._token
+
+    def refused(self) -> None:
+        """Forget a token that a broker did not take."""
+        self._until = 0.0
 
     async def _renew(self) -> None:
         asked_at = clock.boot()
