@@ -282,7 +282,10 @@ class KafkaServer:
             "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
             "-Dorg.slf4j.simpleLogger.log.kafka.server.KafkaRaftServer=info",
         )
-        if self._jvm == TEST_JVM and (classes := _classes(libraries)).is_file():
+        if (
+            tuple(self._jvm[: len(TEST_JVM)]) == TEST_JVM
+            and (classes := _classes(libraries)).is_file()
+        ):
             options += (f"-XX:SharedArchiveFile={classes}",)
         command = [*self._command_prefix, *_java_command(libraries, options)]
         command += ["kafka.Kafka", str(self._home / "server.properties")]
