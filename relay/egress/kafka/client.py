@@ -7,10 +7,9 @@ from typing import Any
 
 from aiokafka import errors
 from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.conn import create_conn
 
 from relay.egress.kafka.faults import describe
-from relay.egress.kafka.sessions import renewed
+from relay.egress.kafka.sessions import create, renewed
 from relay.egress.kafka.tokens import provider
 from relay.errors import KafkaRefusedError
 from relay.settings import Kafka
@@ -115,7 +114,7 @@ async def _connect(settings: Kafka) -> None:
         del options[name]
     for broker in settings.brokers:
         try:
-            connection = await create_conn(
+            connection = await create(
                 broker.host, broker.port, request_timeout_ms=CONNECT_TIMEOUT, **options
             )
         except Exception as error:  # noqa: BLE001 - the next server may answer

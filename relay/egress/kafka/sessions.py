@@ -157,7 +157,8 @@ def _watched(connection: Any) -> None:
             connection.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
-async def _create(host: str, port: int, **options: Any) -> Session:
+async def create(host: str, port: int, **options: Any) -> Session:
+    """Connect, and log in; as aiokafka's own does."""
     session = Session(host, port, **options)
     await session.connect()
     return session
@@ -179,5 +180,5 @@ async def _get_live_connection(self: Any, node_id: Any, **options: Any) -> Any:
 
 def renewed() -> None:
     """Let every client of this process connect so."""
-    client.create_conn = _create
+    client.create_conn = create
     client.AIOKafkaClient._get_conn = _get_live_connection
