@@ -11,7 +11,7 @@ from functools import partial
 import aiohttp
 
 from relay.contract.normalize import Router
-from relay.egress.kafka import abilities, durability, topics
+from relay.egress.kafka import durability, topics
 from relay.egress.kafka.faults import translated
 from relay.egress.kafka.packing import Packing
 from relay.egress.kafka.producer import Producer
@@ -100,7 +100,7 @@ async def _journal(settings: Settings) -> str:
 
 async def _brokers(settings: Settings) -> str:
     async with translated():
-        cluster = await abilities.ask(settings.kafka)
+        cluster = await topics.ask_brokers(settings.kafka)
     return f"{settings.kafka.bootstrap_servers}: {cluster}"
 
 

@@ -17,7 +17,7 @@ from relay import settings
 from relay.cli import claims as claims_command
 from relay.cli.check import Finding, findings
 from relay.contract.normalize import Router
-from relay.egress.kafka import abilities, durability, topics
+from relay.egress.kafka import durability, topics
 from relay.errors import ClaimsError
 from relay.journal import view as journalview
 from relay.journal.disk import mounts, volume
@@ -141,7 +141,7 @@ async def test_broker_that_is_too_old_is_named(
     look: Callable[..., settings.Settings], monkeypatch: pytest.MonkeyPatch, embedded_kafka: str
 ) -> None:
     """By its address; what depends on Kafka is left out."""
-    monkeypatch.setattr(abilities, "too_old", lambda versions: 3 in versions)
+    monkeypatch.setattr(topics, "too_old", lambda versions: 3 in versions)
     seen = await found(look())
     assert list(seen) == ["settings", "journal", "kafka"]
     assert not seen["kafka"].passed

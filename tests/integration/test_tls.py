@@ -13,7 +13,7 @@ import pytest
 from pydantic import SecretStr
 
 from relay.claims.claims import Claims
-from relay.egress.kafka import abilities, faults
+from relay.egress.kafka import faults, topics
 from relay.errors import ClaimsUnavailableError, FeishuUnavailableError, KafkaUnavailableError
 from relay.feishu.api import Feishu
 from relay.journal.retention import Retention
@@ -57,7 +57,7 @@ Talk = Callable[[str, int, Path | None], Awaitable[object]]
 
 async def to_kafka(host: str, port: int, ca_file: Path | None) -> object:
     async with faults.translated():
-        return await abilities.ask(
+        return await topics.ask_brokers(
             Kafka(
                 bootstrap_servers=f"{host}:{port}",
                 security_protocol="SASL_SSL",
