@@ -42,7 +42,12 @@ def main() -> None:
     """Build everything, in the order in which tests ask for it."""
     from tests import kafka_server  # noqa: PLC0415 - they import `alone`
     from tests.deploy import tools  # noqa: PLC0415
-    from tests.sdk.toolchains import GENERATORS, KIT, TOOLCHAINS  # noqa: PLC0415
+    from tests.sdk.toolchains import (  # noqa: PLC0415
+        EXAMPLES,
+        GENERATORS,
+        KIT,
+        TOOLCHAINS,
+    )
 
     os.nice(NICENESS)
     builds: list[Callable[[], object]] = []
@@ -51,7 +56,8 @@ def main() -> None:
             kafka_server.share_classes,
             partial(kafka_server.share_classes, kafka_server.OLDEST),
         ]
-    builds += [one.command for one in (*GENERATORS, *TOOLCHAINS, *KIT) if not one.missing()]
+    programs = (*EXAMPLES, *GENERATORS, *TOOLCHAINS, *KIT)
+    builds += [one.command for one in programs if not one.missing()]
     if shutil.which("go"):
         for module in (tools.HELM, tools.KUBECONFORM, tools.UNITTEST):
             builds.append(partial(tools.go_tool, *module))

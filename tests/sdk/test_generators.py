@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -15,7 +16,7 @@ from relay.contract.normalize import EVENT_TYPES, Router
 from relay.settings.topics import OTHER
 from tests.fakes import MESSAGE_CREATED
 from tests.sdk.records import Events
-from tests.sdk.toolchains import MODELS_NODE, MODELS_PYTHON, Toolchain
+from tests.sdk.toolchains import EXAMPLES, MODELS_NODE, MODELS_PYTHON, Toolchain
 
 #: Installing the generators for the first time takes a minute.
 pytestmark = pytest.mark.timeout(600)
@@ -158,6 +159,47 @@ def test_go_structs_parse_every_record(
     run("go", "build", "-o", "parse", ".", cwd=tmp_path)
     printed = run(tmp_path / "parse", cwd=tmp_path, stdin=b"\n".join(values)).splitlines()
     found = [json.loads(line) for line in printed]
+    if event_type == MESSAGE_CREATED:
+        assert found == texts(values)
+    assert len(found) == COUNT
+
+
+_JAVA = """package io.quicktype;
+
+import com.fasterxml.jackson.databind.ObjectMapper;
+import java.nio.file.*;
+
+class Main {
+    public static void main(String[] paths) throws Exception {
+        var json = new ObjectMapper();
+        for (var line : Files.readAllLines(Path.of(paths[0]))) {
+            System.out.println(json.writeValueAsString(Converter.fromJsonString(line).TEXT));
+        }
+    }
+}
+"""
+
+
+def test_java_classes_parse_every_record(
+    event_type: str, schema: Path, values: list[bytes], tmp_path: Path
+) -> None:
+    """Quicktype makes classes for Jackson, which the example in Java has."""
+    there("java", "javac", "mvn")
+    made = run(*built(MODELS_NODE), "java", schema, cwd=tmp_path).decode()
+    _, *parts = re.split(r"^// (\w+\.java)$", made, flags=re.MULTILINE)
+    for name, code in zip(parts[::2], parts[1::2], strict=True):
+        (tmp_path / name).write_text(code)
+    text = "getData().getText()" if event_type == MESSAGE_CREATED else "getTicketID()"
+    (tmp_path / "Main.java").write_text(_JAVA.replace("TEXT", text))
+    (tmp_path / "records.jsonl").write_bytes(b"\n".join(values))
+    java = next(one for one in EXAMPLES if one.language == "java").command()
+    classpath = java[java.index("-cp") + 1]
+    compiler = ("javac", "-J-XX:TieredStopAtLevel=1", "-proc:none", "-nowarn")
+    run(*compiler, "-cp", classpath, "-d", ".", *tmp_path.glob("*.java"), cwd=tmp_path)
+    main = ("-cp", f"{classpath}:.", "io.quicktype.Main", "records.jsonl")
+    machine = java[: java.index("-cp")]
+    printed = run(*machine, "-Dstdout.encoding=UTF-8", *main, cwd=tmp_path)
+    found = [json.loads(line) for line in printed.splitlines()]
     if event_type == MESSAGE_CREATED:
         assert found == texts(values)
     assert len(found) == COUNT

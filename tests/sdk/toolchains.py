@@ -1,4 +1,4 @@
-"""Builds the programs on SDKs and code generators, once for each content of sources and locks.
+"""Builds programs on SDKs, code generators and the examples, once for what each is made of.
 
 Each ecosystem's ordinary client fetches what they need; what was built lies in the user's cache.
 """
@@ -9,19 +9,22 @@ import shutil
 import subprocess
 import sys
 import venv
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from functools import partial
 from pathlib import Path
 
 from tests.builds import alone
 
-_SOURCES = Path(__file__).parent
+_PROJECT = Path(__file__).parents[2]
+#: What a user of the examples has made in their folders.
+_MADE = ("node_modules", "target", "dist", "venv", "message_created.*", "*.db*", "__pycache__")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Toolchain:
-    """One official SDK or code generator, and how a program on it is made."""
+    """A program on an official SDK, a code generator or an example, and how it is made."""
 
     #: The folder of its sources.
     language: str
@@ -29,6 +32,10 @@ class Toolchain:
     tools: tuple[str, ...]
     #: Builds from a copy of the sources, in place; gives the command that runs it.
     build: Callable[[Path], list[str]]
+    #: Where that folder is.
+    home: Path = Path("tests", "sdk")
+    #: What it is made of besides.
+    besides: tuple[Path, ...] = ()
 
     def missing(self) -> str:
         """Name the tools that are not there."""
@@ -36,14 +43,17 @@ class Toolchain:
 
     def command(self) -> list[str]:
         """Build the program unless that was done before; give its command."""
-        source = _SOURCES / self.language
-        place = _cache() / f"{self.language}-{_digest(source)}"
+        source = self.home / self.language
+        files = _files((source, *self.besides))
+        place = _cache() / f"{self.language}-{_digest(files, source)}"
         done = place / "built"
         with alone(place):
             if not done.exists():
                 shutil.rmtree(place, ignore_errors=True)
-                shutil.copytree(source, place)
-                command = self.build(place)
+                for path in files:
+                    (place / path).parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copyfile(_PROJECT / path, place / path)
+                command = self.build(place / source)
                 done.write_text("\n".join(command))
         return done.read_text().splitlines()
 
@@ -89,6 +99,30 @@ def _node(place: Path, program: str = "client.js", *flags: str) -> list[str]:
     return ["node", *flags, str(place / program)]
 
 
+def _python_example(place: Path) -> list[str]:
+    command = _python(place, program="consumer.py")
+    generator = place / "venv" / "bin" / "datamodel-codegen"
+    _run(place, str(generator))
+    return command
+
+
+def _go_example(place: Path) -> list[str]:
+    _run(place, "go", "generate", "./...")
+    return _go(place)
+
+
+def _java_example(place: Path) -> list[str]:
+    _run(place, "mvn", "--batch-mode", "--quiet", "compile")
+    classes, libraries = place / "target" / "classes", place / "target" / "lib"
+    return ["java", *_JVM, "-cp", f"{classes}:{libraries}/*", "Consumer"]
+
+
+def _node_example(place: Path) -> list[str]:
+    command = _node(place, program="dist/consumer.js")
+    _run(place, "npm", "run", "build")
+    return command
+
+
 TOOLCHAINS = (
     Toolchain(language="python", tools=(), build=_python),
     Toolchain(language="go", tools=("go",), build=_go),
@@ -112,6 +146,14 @@ POSTGRES = Toolchain(
     build=lambda place: _node(place, "client.js", "--liftoff-only"),
 )
 KIT = (CONNECT, FLINK, POSTGRES)
+_SCHEMA = Path("docs", "schemas", "helpdesk.ticket_message.created_v1.v1.json")
+_example = partial(Toolchain, home=Path("examples"), besides=(_SCHEMA,))
+EXAMPLES = (
+    _example(language="python", tools=(), build=_python_example),
+    _example(language="go", tools=("go",), build=_go_example),
+    _example(language="java", tools=("java", "javac", "mvn"), build=_java_example),
+    _example(language="node", tools=("node", "npm"), build=_node_example),
+)
 
 
 def _run(place: Path, *command: str) -> None:
@@ -120,11 +162,24 @@ def _run(place: Path, *command: str) -> None:
         raise RuntimeError(f"{' '.join(command)} failed:\n{done.stdout}{done.stderr}"[-3000:])
 
 
-def _digest(source: Path) -> str:
+def _digest(files: list[Path], home: Path) -> str:
     digest = hashlib.sha256(sys.version.encode())
-    for path in sorted(path for path in source.rglob("*") if path.is_file()):
-        digest.update(path.relative_to(source).as_posix().encode() + b"\0" + path.read_bytes())
+    for path in files:
+        name = os.path.relpath(path, home)
+        digest.update(name.encode() + b"\0" + (_PROJECT / path).read_bytes())
     return digest.hexdigest()[:16]
+
+
+def _files(sources: Iterable[Path]) -> list[Path]:
+    """Give the sources and what is below them, by their paths in the project."""
+    roots = [_PROJECT / source for source in sources]
+    found = [path for root in roots for path in (root, *sorted(root.rglob("*")))]
+    paths = [path.relative_to(_PROJECT) for path in found if path.is_file()]
+    return [path for path in paths if not any(map(_made, path.parts))]
+
+
+def _made(part: str) -> bool:
+    return any(fnmatch(part, pattern) for pattern in _MADE)
 
 
 def _cache() -> Path:

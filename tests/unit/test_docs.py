@@ -30,7 +30,14 @@ CONFIGURATION, OPERATIONS, CONTRACT, ARCHITECTURE = (
     (ROOT / "docs" / f"{name}.md").read_text()
     for name in ("configuration", "operations", "contract", "architecture")
 )
-PAPERS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("bench/*.md")])
+PAPERS = sorted(
+    [
+        *ROOT.glob("*.md"),
+        *ROOT.glob("docs/*.md"),
+        *ROOT.glob("bench/*.md"),
+        *ROOT.glob("examples/*.md"),
+    ]
+)
 #: Variables that are no settings: the file's name, a command's, and what the tests read.
 OTHER_VARIABLES = {
     "RELAY_CONFIG",
