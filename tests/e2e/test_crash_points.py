@@ -61,6 +61,8 @@ SELDOM = {
     "dispatcher.Dispatcher._verdict:2": "the same",
     "dispatcher.Dispatcher._verdict:3": "the same",
     "dispatcher.Dispatcher._publish:2": "_give_up",
+    "producer.Producer._start:2": "a broker that numbers no producers: at least once",
+    "producer.Producer._start:3": "the same",
     "producer.Producer.send:2": "one partition's batch is full: the rest is sent as any other",
 }
 
