@@ -93,7 +93,7 @@ def known(*, hashed: bool) -> list[str]:
 def _mistakes(asked: Iterable[str], *, hashed: bool) -> Iterator[str]:
     """Say which names nothing can be done with, and which one may have been meant."""
     names, others = known(hashed=hashed), _names(OTHERS)
-    for name in asked:
+    for number, name in enumerate(asked, 1):
         if name in _names(IDENTITY):
             yield f"{name}: is the record's key, and cannot be kept from those who read it"
         elif name in names:
@@ -102,7 +102,9 @@ def _mistakes(asked: Iterable[str], *, hashed: bool) -> Iterator[str]:
             yield f"{name}: only texts can be hashed: drop it, or hash the fields in it"
         else:
             nearest = max(names, key=lambda one: _likeness(one, name))
-            yield f"{name}: no event type has such a field; the nearest is {nearest}"
+            # What is as long as a salt may be one, in the wrong place.
+            shown = name if len(name) < SHORTEST_SALT else f"name {number}"
+            yield f"{shown}: no event type has such a field; the nearest is {nearest}"
 
 
 def _names(fields: dict[str, str]) -> set[str]:

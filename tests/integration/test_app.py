@@ -20,7 +20,7 @@ from relay.egress.kafka import durability
 from relay.errors import JournalLockedError
 from relay.events import DeadLetterReason, Outcome, Settlement
 from relay.journal import view as journalview
-from relay.settings import Claims, Delivery, Settings
+from relay.settings import Claims, Delivery, Privacy, Settings
 from relay.simulator.feishu import Fate, SmallFeishu
 from relay.simulator.gateway import GatewayOptions
 from tests.fakes import (
@@ -107,6 +107,10 @@ async def running(config: Settings) -> AsyncIterator[Running]:
 
 
 async def consumed(bootstrap: str, topic: str, count: int) -> list[Any]:
+    return [json.loads(record.value) for record in await records(bootstrap, topic, count)]
+
+
+async def records(bootstrap: str, topic: str, count: int) -> list[Any]:
     consumer = AIOKafkaConsumer(
         topic,
         bootstrap_servers=bootstrap,
@@ -117,7 +121,7 @@ async def consumed(bootstrap: str, topic: str, count: int) -> list[Any]:
     await consumer.start()
     try:
         async with asyncio.timeout(30):
-            return [json.loads((await consumer.getone()).value) for _ in range(count)]
+            return [await consumer.getone() for _ in range(count)]
     finally:
         await consumer.stop()
 
@@ -131,6 +135,29 @@ async def test_event_goes_through(tmp_path: Path, embedded_kafka: str, topic_pre
         assert (account.received, account.duplicate, account.pending) == (2, 1, 0)
     (value,) = await consumed(embedded_kafka, topic_prefix + TOPIC, 1)
     assert (value["event"]["id"], value["ticket_id"]) == ("e-1", "77")
+
+
+async def test_what_is_private_stays_here(
+    tmp_path: Path, embedded_kafka: str, topic_prefix: str
+) -> None:
+    """Of an event a field is left out, of a dead letter the body; the journal has both."""
+    config = settings(tmp_path, embedded_kafka, topic_prefix)
+    config = config.model_copy(
+        update={
+            "kafka": config.kafka.model_copy(update={"dead_letter_value": False}),
+            "privacy": Privacy(drop=("text",)),
+        }
+    )
+    async with running(config) as run:
+        assert [await run.post("e-1"), await run.post("")] == [200, 200]
+        await until(lambda: run.relay.metrics.account().dead_letter == 1)
+    (value,) = await consumed(embedded_kafka, topic_prefix + TOPIC, 1)
+    assert value["data"] == {"ticket": {"ticket_id": "77"}}
+    (letter,) = await records(embedded_kafka, f"{topic_prefix}dead_letter", 1)
+    assert (letter.value, dict(letter.headers)["relay_reason"]) == (None, b"no_event_id")
+    with journalview.opened(tmp_path / "journal.db") as view:
+        bodies = [view.find(name)[1].decode() for name in ("e-1", letter.key.decode())]
+    assert all("你好" in body and TOKEN in body for body in bodies)
 
 
 async def test_account_balances_at_every_scrape(

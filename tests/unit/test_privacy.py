@@ -387,6 +387,17 @@ def test_all_wrong_names_are_told_at_once(monkeypatch: pytest.MonkeyPatch) -> No
     assert [line.rpartition(" ")[2] for line in found] == ["email", "avatar_url", "email"]
 
 
+@pytest.mark.parametrize("setting", ["drop", "hash"])
+@pytest.mark.parametrize("variable", [SALT, f"email,{SALT}", f"{SALT}-{SALT}", f"emial,{SALT}"])
+def test_salt_in_the_wrong_place_is_not_shown(
+    setting: str, variable: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is as long as a secret may be one."""
+    found = mistakes(monkeypatch, {f"RELAY_PRIVACY__{setting.upper()}": variable})
+    assert not [line for line in found if SALT in line]
+    assert f"name {variable.count(',') + 1}: no event type has such a field" in found[-1]
+
+
 def test_field_is_dropped_or_hashed_but_not_both(monkeypatch: pytest.MonkeyPatch) -> None:
     variables: dict[str, str | None] = {
         "RELAY_PRIVACY__DROP": "email",
