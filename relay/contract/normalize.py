@@ -7,7 +7,7 @@ rules in words are docs/contract.md; Feishu's field names are of its helpdesk ev
 import re
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from relay.contract import exactjson
 from relay.contract.identity import identify, text
@@ -27,14 +27,6 @@ Path: TypeAlias = tuple[str, ...]
 #: What they are where nothing is kept from consumers.
 EVENT_TYPES = helpdesk.event_types(Guard())
 _TICKET_PATHS = tuple(known.ticket for known in EVENT_TYPES.values() if known.ticket)
-#: Where a ticket id may stand in a type's events: its own place first, then the other ones.
-_PLACES: dict[str, tuple[Path, ...]] = {
-    name: (known.ticket, *(path for path in _TICKET_PATHS if path != known.ticket))
-    if known.ticket
-    else ()
-    for name, known in EVENT_TYPES.items()
-}
-
 #: Where an event that is a message has the message's own id. Events about a message have none here:
 #: several of them share it.
 _MESSAGE_IDS: dict[str, Path] = {
@@ -42,6 +34,23 @@ _MESSAGE_IDS: dict[str, Path] = {
     "im.message.receive_v1": ("message", "message_id"),
     "message": ("open_message_id",),
 }
+#: Event types to remember the routes of, and characters of each; a signer can make up names.
+MOST_ROUTES, LONGEST_TYPE = 256, 256
+
+
+class Route(NamedTuple):
+    """What the events of one type have in common."""
+
+    topic: str
+    #: Its rules, if it has some.
+    known: helpdesk.EventType | None
+    #: Where a ticket id may stand: the type's own place first, then the other ones.
+    tickets: tuple[Path, ...]
+    #: Where another key stands: an operator's place first.
+    keys: tuple[Path, ...]
+    #: Where a message has its own id.
+    message: tuple[Path, ...]
+    headers: tuple[tuple[str, bytes], tuple[str, bytes]]
 
 
 class Router:
@@ -72,6 +81,41 @@ class Router:
         self.guard = guard or Guard()
         #: The types that have rules, and the rules.
         self.known = helpdesk.event_types(self.guard) if guard else EVENT_TYPES
+        self._routes: dict[str, Route] = {}
+
+    def route(self, event_type: str) -> Route:
+        """Give what holds for all events of a type."""
+        route = self._routes.get(event_type)
+        if route is None:
+            route = self._route(event_type)
+            if len(self._routes) >= MOST_ROUTES:
+                self._routes.clear()
+            if len(event_type) <= LONGEST_TYPE:
+                self._routes[event_type] = route
+        return route
+
+    def _route(self, event_type: str) -> Route:
+        known = self.known.get(event_type)
+        schema, tickets, keys = event_type, _TICKET_PATHS, [self.key_path(event_type)]
+        if known is None:
+            schema = OTHER
+        else:
+            # Its own place first; one without any is about no ticket.
+            tickets = tuple(sorted(_TICKET_PATHS, key=lambda path: path != known.ticket))
+            tickets = tickets if known.ticket else ()
+            keys.append(known.key)
+        message = _MESSAGE_IDS.get(event_type)
+        return Route(
+            topic=self.topic(event_type),
+            known=known,
+            tickets=tickets,
+            keys=tuple(path for path in keys if path),
+            message=(message,) if message else (),
+            headers=(
+                ("ce_type", header(f"com.feishu.{event_type}")),
+                ("ce_dataschema", f"urn:feishu-relay:{schema}:1".encode()),
+            ),
+        )
 
     def topic(self, event_type: str) -> str:
         """Give the topic of an event type."""
@@ -108,16 +152,15 @@ def normalize(stored: StoredEvent, router: Router) -> Record:
 def _event_record(
     stored: StoredEvent, router: Router, body: dict[str, Any], event_type: str
 ) -> Record:
-    event, known = body["event"], router.known.get(event_type)
+    event, route = body["event"], router.route(event_type)
     origin, created_at = _origin(body)
     app_id, tenant_key = text(origin.get("app_id")), text(origin.get("tenant_key"))
     received_at = rfc3339(stored.received_at)
-    ticket_id = _first_id(event, _PLACES.get(event_type, _TICKET_PATHS))
-    wanted = (router.key_path(event_type), known.key if known else ())
-    found = _first_id(event, wanted) or ticket_id
+    ticket_id = _first_id(event, route.tickets)
+    found = _first_id(event, route.keys) or ticket_id
     key = found or stored.event_id
     findings: Findings = {}
-    data = apply_table(known.fields, event, findings) if known else event
+    data = apply_table(route.known.fields, event, findings) if route.known else event
     value = {
         "event": {
             "id": stored.event_id,
@@ -133,7 +176,7 @@ def _event_record(
     }
     if findings:
         value["unexpected"] = router.guard.told(findings)
-    type_header, schema_header = _type_headers(event_type)
+    type_header, schema_header = route.headers
     headers = [
         ("content-type", b"application/json"),
         ("ce_specversion", b"1.0"),
@@ -153,11 +196,11 @@ def _event_record(
     if stored.transport is Transport.BACKFILL:
         headers.append(("relay_backfill", b"1"))
     # Of `data`: what is kept from consumers stands in no header either.
-    if message_id := _first_id(data, (_MESSAGE_IDS.get(event_type, ()),)):
+    if message_id := _first_id(data, route.message):
         headers.append(("relay_message_id", header(message_id)))
     return Record(
         outcome=Outcome.PUBLISHED,
-        topic=router.topic(event_type),
+        topic=route.topic,
         key=key.encode(),
         value=exactjson.dumps(value),
         headers=headers,
@@ -250,16 +293,6 @@ def _first_id(event: dict[str, Any], paths: tuple[tuple[str, ...], ...]) -> str 
         if found := text(str(value) if type(value) is int else value):
             return found
     return None
-
-
-@lru_cache(maxsize=256)
-def _type_headers(event_type: str) -> tuple[tuple[str, bytes], tuple[str, bytes]]:
-    """Give the headers that depend on the event type alone."""
-    schema = event_type if event_type in EVENT_TYPES else OTHER
-    return (
-        ("ce_type", header(f"com.feishu.{event_type}")),
-        ("ce_dataschema", f"urn:feishu-relay:{schema}:1".encode()),
-    )
 
 
 @lru_cache(maxsize=256)

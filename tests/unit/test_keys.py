@@ -10,7 +10,13 @@ from typing import Any
 
 import pytest
 
-from relay.contract.normalize import EVENT_TYPES, Router, normalize
+from relay.contract.normalize import (
+    EVENT_TYPES,
+    LONGEST_TYPE,
+    MOST_ROUTES,
+    Router,
+    normalize,
+)
 from relay.events import Callback, Record
 from relay.observe.metrics import Metrics
 from tests.fakes import MESSAGE_CREATED, MemoryKafka, as_json, event, journal_at, payload, until
@@ -197,6 +203,17 @@ def test_key_of_an_event_is_read_exactly_whether_it_comes_parsed_or_not() -> Non
     """An integer beyond 64 bits is a float to orjson."""
     body = payload("e-1", event_type=RECEIVE, event={"n": 2**64 + 1})
     assert normalize(stored(body), Router("", {}, {RECEIVE: "n"})).key == str(2**64 + 1).encode()
+
+
+def test_what_is_remembered_of_types_is_bounded() -> None:
+    """Whoever can sign events can make up their types."""
+    router = Router("", {"im.*": "im"}, {"im.*": "chat_id"})
+    for number in range(MOST_ROUTES * 2 + 1):
+        assert router.route(f"im.{number}").topic == "im"
+        assert router.route("x" * (LONGEST_TYPE + 1 + number)).topic == "other"
+    assert 0 < len(router._routes) <= MOST_ROUTES
+    assert max(map(len, router._routes)) <= LONGEST_TYPE
+    assert router.route("im.0") == router.route("im.0")
 
 
 def documented() -> dict[str, str]:
