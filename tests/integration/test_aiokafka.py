@@ -37,8 +37,18 @@ T = TypeVar("T")
 
 @pytest.fixture
 def settings(any_kafka: Broker, topic_prefix: str) -> Kafka:
+    return _settings(any_kafka, topic_prefix)
+
+
+@pytest.fixture
+def newest(kafka: Broker, topic_prefix: str) -> Kafka:
+    """Where the broker's version plays no part."""
+    return _settings(kafka, topic_prefix)
+
+
+def _settings(broker: Broker, topic_prefix: str) -> Kafka:
     return Kafka.model_validate(
-        {"bootstrap_servers": any_kafka.bootstrap, "topic_prefix": topic_prefix, "timeout": 15}
+        {"bootstrap_servers": broker.bootstrap, "topic_prefix": topic_prefix, "timeout": 15}
     )
 
 
@@ -66,13 +76,13 @@ async def _started(settings: Kafka, name: str) -> Producer:
 
 @pytest.fixture
 async def box(
-    settings: Kafka, monkeypatch: pytest.MonkeyPatch
+    newest: Kafka, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[Callable[[float], Awaitable[Proxy]]]:
     """Put a box between every client and the broker, which forgets what is quiet for so long."""
     async with contextlib.AsyncExitStack() as stack:
 
         async def forgetting(seconds: float) -> Proxy:
-            (broker,) = settings.brokers
+            (broker,) = newest.brokers
             proxy = Proxy(free_port(), broker.port, forgets_after=seconds)
             await proxy.start()
             stack.push_async_callback(proxy.stop)
@@ -171,11 +181,11 @@ def _connections(producer: Producer) -> list[sessions.Session]:
 
 
 async def test_no_connection_is_idle_for_longer_than_it_may(
-    settings: Kafka, box: Callable[[float], Awaitable[Proxy]]
+    newest: Kafka, box: Callable[[float], Awaitable[Proxy]]
 ) -> None:
     """So a box that forgets later has nothing to forget; what comes then takes new ones."""
     proxy = await box(8)
-    settings = settings.model_copy(update={"idle_timeout": 1.0})
+    settings = newest.model_copy(update={"idle_timeout": 1.0})
     group = f"relay-{uuid.uuid4()}"
     producer = await _started(settings, group)
     await _published(producer, settings, group, 1)
@@ -188,7 +198,7 @@ async def test_no_connection_is_idle_for_longer_than_it_may(
 
 
 async def test_dead_connection_is_found_out_before_it_is_used(
-    settings: Kafka,
+    newest: Kafka,
     box: Callable[[float], Awaitable[Proxy]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -196,31 +206,31 @@ async def test_dead_connection_is_found_out_before_it_is_used(
     monkeypatch.setattr(sessions, "QUIET", 0.5)
     proxy = await box(1)
     group = f"relay-{uuid.uuid4()}"
-    producer = await _started(settings, group)
+    producer = await _started(newest, group)
     for offset in (1, 2, 3):
-        await _published(producer, settings, group, offset)
+        await _published(producer, newest, group, offset)
         await asyncio.sleep(1.1)
     assert proxy.forgotten >= 2
     await producer.discard()
 
 
 async def test_connection_is_not_used_after_a_sleep(
-    settings: Kafka, monkeypatch: pytest.MonkeyPatch
+    newest: Kafka, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of the machine: its timers stand still meanwhile, and everybody has forgotten it."""
     group = f"relay-{uuid.uuid4()}"
-    producer = await _started(settings, group)
-    await _published(producer, settings, group, 1)
+    producer = await _started(newest, group)
+    await _published(producer, newest, group, 1)
     before, boot = _connections(producer), clock.boot
     monkeypatch.setattr(clock, "boot", lambda: boot() + 1000)
-    await _published(producer, settings, group, 2)
+    await _published(producer, newest, group, 2)
     assert not any(connection.connected() for connection in before)
     await producer.discard()
 
 
-async def test_kernel_looks_after_each_connection(settings: Kafka) -> None:
+async def test_kernel_looks_after_each_connection(newest: Kafka) -> None:
     """It asks a quiet peer, and gives up on one that receives nothing, long before `timeout`."""
-    producer = await _started(settings, f"relay-{uuid.uuid4()}")
+    producer = await _started(newest, f"relay-{uuid.uuid4()}")
     for connection in _connections(producer):
         end = connection._writer.get_extra_info("socket")
         assert end.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
@@ -230,15 +240,15 @@ async def test_kernel_looks_after_each_connection(settings: Kafka) -> None:
 
 
 async def test_broker_that_says_nothing_is_left_for_another(
-    settings: Kafka, monkeypatch: pytest.MonkeyPatch
+    newest: Kafka, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A connection that does not come about takes seconds, not all the time that there is."""
     monkeypatch.setattr(sessions, "SETUP_TIMEOUT", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         port = silent.getsockname()[1]
-        servers = f"127.0.0.1:{port},127.0.0.1:{port},{settings.bootstrap_servers}"
-        several = settings.model_copy(update={"bootstrap_servers": servers})
-        async with asyncio.timeout(settings.timeout * 0.6):
+        servers = f"127.0.0.1:{port},127.0.0.1:{port},{newest.bootstrap_servers}"
+        several = newest.model_copy(update={"bootstrap_servers": servers})
+        async with asyncio.timeout(newest.timeout * 0.6):
             await topics.ensure(several, [])
 
 
@@ -342,11 +352,11 @@ async def test_setting_that_kafka_does_not_know_is_named(settings: Kafka) -> Non
 
 @pytest.mark.parametrize("compression", ["none", "gzip", "snappy", "lz4", "zstd"])
 async def test_records_are_compressed_as_asked_and_read_again(
-    compression: str, settings: Kafka
+    compression: str, newest: Kafka
 ) -> None:
     """By `relay tail`, as by any consumer; fewer bytes stand for the same records."""
-    asked = settings.model_copy(update={"compression": compression})
-    topic = f"{settings.topic_prefix}t"
+    asked = newest.model_copy(update={"compression": compression})
+    topic = f"{newest.topic_prefix}t"
     records = [
         Record(
             outcome=Outcome.PUBLISHED,

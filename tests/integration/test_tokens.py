@@ -236,7 +236,7 @@ async def test_publishes_while_tokens_run_out(
     server.seconds = 2
     settings = guarded.settings(server, topic_prefix)
     producer = await _started(settings)
-    before, end = len(server.asked), clock.boot() + 7
+    before, end = len(server.asked), clock.boot() + 5
     async with asyncio.timeout(30):
         while clock.boot() < end:
             await _published(producer, f"{topic_prefix}t")
