@@ -1,20 +1,22 @@
-"""A Kafka that can do less: a proxy that hides requests from ApiVersions, and refuses them."""
+"""A Kafka that can do less: a proxy that hides requests from ApiVersions, or refuses them."""
 
 import asyncio
 import struct
 from collections.abc import Collection
 from contextlib import suppress
 
-_API_VERSIONS = 18
+_API_VERSIONS, _INIT_PRODUCER_ID = 18, 22
 
 
 class LesserKafka:
     """Listens on a port of loopback and passes on to a broker what it admits to know."""
 
-    def __init__(self, target: int, hidden: Collection[int]) -> None:
+    def __init__(self, target: int, hidden: Collection[int], unnumbered: int = 0) -> None:
+        """`unnumbered` is the error that whoever wants to be an idempotent producer gets."""
         self.port = 0
         #: Requests that it does not know, by Kafka's numbers, and how often one came all the same.
         self._hidden = frozenset(hidden)
+        self._unnumbered = unnumbered
         self.refused = 0
         self._target = target
         self._server: asyncio.Server | None = None
@@ -50,14 +52,18 @@ class LesserKafka:
         asked: set[int] = set()
         try:
             async with asyncio.TaskGroup() as group:
-                group.create_task(self._requests(reader, there, asked))
+                group.create_task(self._requests(reader, there, writer, asked))
                 group.create_task(self._answers(there_reader, writer, asked))
         finally:
             for end in (writer, there):
                 end.transport.abort()
 
     async def _requests(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, asked: set[int]
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        back: asyncio.StreamWriter,
+        asked: set[int],
     ) -> None:
         with suppress(OSError, asyncio.IncompleteReadError):
             while True:
@@ -67,6 +73,11 @@ class LesserKafka:
                     # As Kafka does with what it does not know.
                     self.refused += 1
                     break
+                if api == _INIT_PRODUCER_ID and self._unnumbered:
+                    # Number, throttling, error, and what would be the producer's.
+                    answer = struct.pack(">iihqh", number, 0, self._unnumbered, -1, -1)
+                    back.write(struct.pack(">i", len(answer)) + answer)
+                    continue
                 if api == _API_VERSIONS:
                     asked.add(number)
                 writer.write(struct.pack(">i", len(frame)) + frame)

@@ -11,7 +11,12 @@ from functools import lru_cache
 from typing import Any, Self
 
 from aiokafka import AIOKafkaProducer, TopicPartition
-from aiokafka.errors import IncompatibleBrokerVersion, InvalidTransactionTimeout
+from aiokafka.errors import (
+    ClusterAuthorizationFailedError,
+    IncompatibleBrokerVersion,
+    InvalidTransactionTimeout,
+    UnsupportedVersionError,
+)
 from aiokafka.partitioner import DefaultPartitioner
 from aiokafka.structs import OffsetAndMetadata
 
@@ -24,6 +29,12 @@ from relay.settings import Kafka
 
 #: Seconds to wait for a producer that is thrown away.
 DISCARD_TIMEOUT = 5
+#: How a broker says that it numbers no producers, or that this user has not the right to a number.
+_UNNUMBERED = (
+    IncompatibleBrokerVersion,
+    UnsupportedVersionError,
+    ClusterAuthorizationFailedError,
+)
 
 
 class Producer:
@@ -64,13 +75,13 @@ class Producer:
             raise KafkaRefusedError(message) from error
 
     async def _start(self) -> None:
-        """Without transactions, a broker that numbers no producers will do.
+        """Without transactions, a broker that numbers no producers, or not this one, will do.
 
         There is one request at a time for a broker, so records stay in their order.
         """
         try:
             await self._producer.start()
-        except IncompatibleBrokerVersion:
+        except _UNNUMBERED:
             if self._options["transactional_id"] is not None:
                 raise
             await self.discard()
