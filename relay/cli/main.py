@@ -24,7 +24,7 @@ from relay.cli import events as cli_events
 from relay.cli import feishu as cli_feishu
 from relay.cli import schema as cli_schema
 from relay.cli.events import ConfigOption
-from relay.cli.say import complain, say
+from relay.cli.say import complain, replace_what_no_terminal_shows, say
 from relay.contract.printable import printable
 from relay.errors import JournalError, RelayError, SettingsError
 from relay.events import DeadLetterReason
@@ -53,6 +53,7 @@ DRAIN_LOOK = 0.2
 
 def main() -> None:
     """Run a command; an error that was foreseen is one message, never a traceback."""
+    replace_what_no_terminal_shows()
     try:
         app()
     except SettingsError as error:

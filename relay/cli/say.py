@@ -1,11 +1,20 @@
 """What commands print, and the only way: never a character that a terminal would obey."""
 
+import io
 import json
+import sys
 from typing import Any
 
 import typer
 
 from relay.contract.printable import escaped, printable
+
+
+def replace_what_no_terminal_shows() -> None:
+    """Let a character that standard output or error cannot encode be no error."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
 def say(text: str) -> None:
@@ -21,7 +30,8 @@ def note(text: str) -> None:
 def document(value: Any, *, indent: int | None = None) -> None:
     """Print a value as JSON; without an indent it is one line."""
     separators = None if indent else (",", ":")
-    text = json.dumps(value, indent=indent, separators=separators, ensure_ascii=False)
+    ascii_only = not (getattr(sys.stdout, "encoding", None) or "").lower().startswith("utf")
+    text = json.dumps(value, indent=indent, separators=separators, ensure_ascii=ascii_only)
     typer.echo(escaped(text))
 
 

@@ -1,7 +1,9 @@
 """`relay events` in this process: what an operator sees of a journal, and does to it."""
 
 import asyncio
+import io
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -137,6 +139,31 @@ def test_body_that_a_full_journal_let_go_is_not_replayed(path: Path) -> None:
     connection.close()
     assert "let go of the body" in failure(path, "replay", "published")
     assert json.loads(run(path, "show", "published"))["body"] is None
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii", "latin-1", "cp1252", "euc-kr"])
+@pytest.mark.parametrize("command", [["list"], ["list", "--json"], ["show", "名"]])
+def test_terminal_of_any_encoding_is_no_error(
+    path: Path, encoding: str, command: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it cannot write is replaced; JSON is whole in each."""
+    body = {"text": "你好 \U0001f600 \xe9 \u0153"}
+    connection = file.connect(path)
+    sql = "UPDATE events SET event_id = ?, body = ? WHERE event_id = 'published'"
+    connection.execute(sql, ("名", json.dumps(body).encode()))
+    connection.close()
+    written = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(written, encoding=encoding))
+    monkeypatch.setattr("sys.argv", ["relay", "events", *command, "--journal", str(path)])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    sys.stdout.flush()
+    assert not ended.value.code
+    shown = written.getvalue().decode(encoding)
+    if command == ["list", "--json"]:
+        assert "名" in [json.loads(line)["event_id"] for line in shown.splitlines()]
+    elif command[0] == "show":
+        assert json.loads(shown)["body"] == body
 
 
 @pytest.mark.parametrize("depth", [300, 960, 985, 1000, 1018])
