@@ -3,14 +3,18 @@
 import asyncio
 import os
 import uuid
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import aiohttp
 
-from relay.contract.normalize import Router
+from relay.contract import exactjson
+from relay.contract.normalize import Router, first_id
+from relay.contract.printable import printable
 from relay.egress.kafka import durability, topics
 from relay.egress.kafka.faults import translated
 from relay.egress.kafka.packing import Packing
@@ -31,6 +35,9 @@ from relay.journal.retention import Retention
 from relay.observe.metrics import Metrics
 from relay.settings import App, Delivery, Settings
 
+#: Events of the journal, the latest ones, in which keys are looked for.
+_KEYS_LOOK = 500
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
@@ -48,6 +55,8 @@ async def findings(settings: Settings) -> AsyncIterator[Finding]:
     apps = ", ".join(sorted(settings.apps))
     yield Finding(subject="settings", passed=True, sentence=f"complete; apps: {apps}")
     yield await _finding("journal", lambda: _journal(settings))
+    if settings.kafka.keys:
+        yield await _finding("keys", lambda: _keys(settings))
     reachable = await _finding("kafka", lambda: _brokers(settings))
     yield reachable
     if reachable.passed:
@@ -96,6 +105,35 @@ async def _journal(settings: Settings) -> str:
     file.check_writable(path)
     remote = mounts.remote_type(path)
     return f"{path}: {state}" + (f"; on a network file system ({remote})" if remote else "")
+
+
+async def _keys(settings: Settings) -> str:
+    """Look at what has come: a path that leads nowhere stops nothing, and nobody would notice."""
+    router = Router(*settings.kafka.routes)
+    seen: Counter[str] = Counter()
+    found: Counter[str] = Counter()
+    with suppress(JournalError), journalview.opened(settings.journal.path) as view:
+        for event_type, body in view.newest(_KEYS_LOOK):
+            path = router.key_path(event_type)
+            if path and (event := _event(body)) is not None:
+                seen[event_type] += 1
+                found[event_type] += first_id(event, (path,)) is not None
+    if not seen:
+        return "none of the events that kafka.keys names has come lately"
+    lines = [
+        f"{printable(name)}: {found[name]} of {count} have {'.'.join(router.key_path(name))}"
+        for name, count in sorted(seen.items())
+    ]
+    nowhere = [name for name in seen if name in settings.kafka.keys and not found[name]]
+    return _Worry("; ".join(lines)) if nowhere else "; ".join(lines)
+
+
+def _event(body: bytes) -> dict[str, Any] | None:
+    with suppress(ValueError):
+        document = exactjson.loads(body)
+        event = document.get("event") if isinstance(document, dict) else None
+        return event if isinstance(event, dict) else None
+    return None
 
 
 async def _brokers(settings: Settings) -> str:

@@ -156,8 +156,8 @@ def _event_record(
     origin, created_at = _origin(body)
     app_id, tenant_key = text(origin.get("app_id")), text(origin.get("tenant_key"))
     received_at = rfc3339(stored.received_at)
-    ticket_id = _first_id(event, route.tickets)
-    found = _first_id(event, route.keys) or ticket_id
+    ticket_id = first_id(event, route.tickets)
+    found = first_id(event, route.keys) or ticket_id
     key = found or stored.event_id
     findings: Findings = {}
     data = apply_table(route.known.fields, event, findings) if route.known else event
@@ -196,7 +196,7 @@ def _event_record(
     if stored.transport is Transport.BACKFILL:
         headers.append(("relay_backfill", b"1"))
     # Of `data`: what is kept from consumers stands in no header either.
-    if message_id := _first_id(data, route.message):
+    if message_id := first_id(data, route.message):
         headers.append(("relay_message_id", header(message_id)))
     return Record(
         outcome=Outcome.PUBLISHED,
@@ -284,7 +284,7 @@ def _created_at(ts: Any) -> str | None:
     return rfc3339(milliseconds) if milliseconds else None
 
 
-def _first_id(event: dict[str, Any], paths: tuple[tuple[str, ...], ...]) -> str | None:
+def first_id(event: dict[str, Any], paths: tuple[tuple[str, ...], ...]) -> str | None:
     """Give the first id that stands at one of the paths, as text."""
     for path in paths:
         value: Any = event

@@ -150,6 +150,16 @@ class JournalView:
         for part in self._slices():
             yield from self._connection.execute(sql, (*part, app, *event_types))
 
+    def newest(self, limit: int) -> Iterator[tuple[str, bytes]]:
+        """Give type and body of so many events, the latest first."""
+        sql = f"SELECT event_type, body {_SLICE} ORDER BY seq DESC LIMIT ?"
+        for part in self._slices():
+            rows = self._connection.execute(sql, (*part, limit)).fetchall()
+            yield from rows
+            limit -= len(rows)
+            if limit <= 0:
+                return
+
     def _slices(self) -> Iterator[tuple[int, int]]:
         """Give the ranges of seqs that hold all rows, the latest first."""
         first, last = self._connection.execute(

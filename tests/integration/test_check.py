@@ -2,9 +2,11 @@
 
 import asyncio
 import errno
+import json
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.cluster import ClusterMetadata
 
 from relay import settings
+from relay.cli import check
 from relay.cli import claims as claims_command
 from relay.cli.check import Finding, findings
 from relay.contract.normalize import Router
@@ -22,7 +25,7 @@ from relay.errors import ClaimsError
 from relay.journal import view as journalview
 from relay.journal.disk import mounts, volume
 from relay.journal.rows.claimed import Claimed
-from tests.fakes import journal_at
+from tests.fakes import as_json, event, journal_at, payload
 from tests.ports import free_port
 from tests.redis_server import redis_server
 from tests.unit.test_old_journals import KEPT
@@ -103,6 +106,71 @@ async def test_network_file_system_is_named(
     seen = await found(look(JOURNAL__NETWORK_VOLUME="true"))
     assert seen["journal"].passed
     assert seen["journal"].sentence.endswith("sound; on a network file system (nfs4)")
+
+
+async def test_topics_of_wildcards_are_looked_for(look: Callable[..., settings.Settings]) -> None:
+    """And those of defaults that no type goes to any more are not."""
+    config = look(KAFKA__TOPICS='{"im.*": "chats", "helpdesk.*": "desk"}')
+    prefix = config.kafka.topic_prefix
+    named = {f"{prefix}{name}" for name in ("chats", "desk", "other", "dead_letter")}
+    seen = await found(config)
+    said = seen["topics"].sentence.removeprefix("will be created: ")
+    assert set(said.split(", ")) - {f"{prefix}relay_journal"} == named
+
+
+@pytest.mark.parametrize(
+    ("keys", "status", "sentence"),
+    [
+        (
+            {"im.message.receive_v1": "message.chat_id", "im.*": "chat_id"},
+            "ok",
+            "im.chat.updated_v1: 0 of 1 have chat_id; im.message.receive_v1: 2 of 3 have message",
+        ),
+        ({"im.message.receive_v1": "mesage.chat_id"}, "warn", "0 of 3 have mesage.chat_id"),
+        ({"drive.*": "file_token"}, "ok", "none of the events that kafka.keys names has come"),
+    ],
+)
+async def test_path_that_leads_nowhere_is_a_warning(
+    keys: dict[str, str],
+    status: str,
+    sentence: str,
+    look: Callable[..., settings.Settings],
+    tmp_path: Path,
+) -> None:
+    """By what has come; it stops no event, so nobody else would say so."""
+    async with journal_at(tmp_path / "journal.db") as journal:
+        for number, (name, content) in enumerate(
+            (
+                ("im.message.receive_v1", {"message": {"chat_id": "oc_1"}}),
+                ("im.message.receive_v1", {"message": {"chat_id": "oc_2"}}),
+                ("im.message.receive_v1", {"message": {}}),
+                ("im.chat.updated_v1", {}),
+                ("im.message.receive_v1", []),
+            )
+        ):
+            body = payload(str(number), event_type=name) | {"event": content}
+            one = event(str(number), as_json(body))
+            await journal.add(replace(one, event_type=name))
+        await journal.add(replace(event("5", b"{"), event_type="im.message.receive_v1"))
+    seen = (await found(look(KAFKA__KEYS=json.dumps(keys))))["keys"]
+    assert (seen.passed, seen.warning) == (True, status == "warn")
+    assert sentence in seen.sentence
+
+
+async def test_keys_are_looked_for_in_a_journal_that_is_there(
+    look: Callable[..., settings.Settings], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Without one nothing is said against them; and of a large one the latest are looked at."""
+    keys = '{"im.message.receive_v1": "a"}'
+    assert "has come lately" in (await found(look(KAFKA__KEYS=keys)))["keys"].sentence
+    assert "keys" not in await found(look(KAFKA__KEYS="{}"))
+    monkeypatch.setattr(check, "_KEYS_LOOK", 150)
+    async with journal_at(tmp_path / "journal.db") as journal:
+        for number in range(300):
+            name, content = "im.message.receive_v1", {"a": "x"} if number >= 160 else {}
+            body = as_json(payload(str(number), event_type=name, event=content))
+            await journal.add(replace(event(str(number), body), event_type=name))
+    assert "140 of 150 have a" in (await found(look(KAFKA__KEYS=keys)))["keys"].sentence
 
 
 async def test_place_that_cannot_be_written_is_named(
