@@ -39,8 +39,6 @@ _FOLDERS = ("unit", "integration", "e2e", "sdk", "lab", "deploy")
 #: Of these, each test may run beside any other, but for files whose tests share a broker.
 _ALONE = {"unit", "e2e", "sdk", "deploy"}
 _SHARING = {"test_broker.py", "test_copies.py", "test_compose.py", "test_image.py"}
-#: The worker for what waits.
-_THIRD = "gw2"
 #: Where relay runs in processes of its own, which are not measured.
 _UNMEASURED = {"e2e", "sdk", "lab", "deploy"}
 #: Within unit the contract, of which a broken rule shows in seconds; within e2e what takes longest,
@@ -100,7 +98,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 class _Lanes(LoadScopeScheduling):  # type: ignore[misc]  # the library ships no types
     """Keeps the tests of a file together, which share its brokers, but for those without any.
 
-    Two workers keep two cores busy. What waits most of the time, integration, has a third one.
+    Two workers keep two cores busy. What waits most of the time, integration, has a third one; when
+    the tests that measure time are over, it helps the others.
     """
 
     def _split_scope(self, nodeid: str) -> str:
@@ -115,29 +114,43 @@ class _Lanes(LoadScopeScheduling):  # type: ignore[misc]  # the library ships no
             for scope in [one for one in self.workqueue if _part(one) == part]:
                 self.workqueue.move_to_end(scope)
 
-    def _waiting(self) -> str | None:
-        return next((one for one in self.workqueue if _part(one) == "integration"), None)
+    def mark_test_complete(
+        self, node: WorkerController, item_index: int, duration: float = 0
+    ) -> None:
+        """Look also whether the third worker need wait no longer."""
+        super().mark_test_complete(node, item_index, duration)
+        for other in self.nodes:
+            if other is not node and _is_third(other):
+                self._reschedule(other)
 
     def _assign_work_unit(self, node: WorkerController) -> None:
-        if node.gateway.id == _THIRD and (waiting := self._waiting()):
-            self.workqueue.move_to_end(waiting, last=False)
+        if _is_third(node) and (scope := self._for_the_third()):
+            self.workqueue.move_to_end(scope, last=False)
         super()._assign_work_unit(node)
 
     def _reschedule(self, node: WorkerController) -> None:
         """Give a worker what is long only when it begins its last test: another may be free."""
-        if node.gateway.id == _THIRD and not self._waiting():
-            if not node.shutting_down:
-                node.shutdown()
+        third, left = _is_third(node), self._pending_of(self.assigned_work[node])
+        long = third or _part(next(iter(self.workqueue), "tests/unit")) != "unit"
+        if long and left > 1:
             return
-        long = (
-            _part(next(iter(self.workqueue), "tests/unit")) != "unit" or node.gateway.id == _THIRD
-        )
-        if not (long and self._pending_of(self.assigned_work[node]) > 1):
+        if not (third and self.workqueue and self._for_the_third() is None):
             super()._reschedule(node)
+
+    def _for_the_third(self) -> str | None:
+        """Integration, and at the end what there is; the laboratory begins before that."""
+        parts: dict[str, str] = {one: _part(one) for one in self.workqueue}
+        if "integration" in parts.values():
+            return next(one for one, part in parts.items() if part == "integration")
+        return None if {"e2e", "lab"} & set(parts.values()) else next(iter(parts), None)
+
+
+def _is_third(node: WorkerController) -> bool:
+    return bool(node.gateway.id == "gw2")
 
 
 def _part(scope: str) -> str:
-    return Path(scope).parts[1]
+    return scope.split("/")[1]
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> _Lanes:

@@ -65,7 +65,7 @@ def helm() -> str:
 def render(helm: str, *arguments: str) -> list[Object]:
     """Give the objects that would be installed, tests included."""
     text = run([helm, "template", "relay", str(CHART), "--namespace", "desk", *arguments])
-    return [made for made in yaml.safe_load_all(text) if made]
+    return [made for made in yaml.load_all(text, yaml.CSafeLoader) if made]
 
 
 def one(objects: list[Object], kind: str, name: str | None = None) -> Object:
