@@ -15,10 +15,14 @@ from contextlib import suppress
 from typing import Any, TextIO, cast
 
 import structlog
+from structlog.processors import ExceptionRenderer
+from structlog.tracebacks import ExceptionDictTransformer
 
 #: aiokafka repeats one line hundreds of times in an outage, OpenTelemetry and urllib3 print the
 #: collector's URL with what is secret in it; relay logs each change itself.
 _QUIET = ("aiokafka", "aiohttp", "asyncio", "opentelemetry", "urllib3")
+#: Without the variables of the frames: they hold what was sent, and secrets.
+_TRACEBACKS = ExceptionRenderer(ExceptionDictTransformer(show_locals=False))
 #: Lines that wait for a reader that stalls; of what comes on top only the number is told.
 LINES = 1000
 #: Seconds that a line waits for its writing, to stand before what is printed next.
@@ -39,8 +43,8 @@ def configure(level: str = "info", form: str | None = None) -> None:
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.dict_tracebacks if form == "json" else _readable,
-            structlog.dev.ConsoleRenderer()
+            _TRACEBACKS if form == "json" else _readable,
+            structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
             if form == "console"
             else structlog.processors.JSONRenderer(_json),
         ],

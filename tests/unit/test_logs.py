@@ -40,6 +40,29 @@ def default_logging(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         logging.getLogger(name).setLevel(level)
 
 
+def failing(salt: str) -> None:
+    token = f"{salt}-token"
+    if token:
+        raise ValueError("odd")
+
+
+@pytest.mark.parametrize("form", ["json", "console"])
+@pytest.mark.parametrize("how", ["exception", "true", "itself", "triple"])
+def test_error_is_logged_without_the_variables_of_its_frames(form: str, how: str) -> None:
+    """They may hold a secret, or a customer's words."""
+    with redirect_stderr(io.StringIO()) as written:
+        logs.configure(form=form)
+        log = structlog.get_logger()
+        try:
+            failing("hunter" + str(1 + 1))
+        except ValueError as error:
+            given = {"true": True, "itself": error, "triple": sys.exc_info()}
+            more = {"exc_info": given[how]} if how in given else {}
+            log.exception("odd", app="a", **more)
+    assert "hunter2" not in written.getvalue()
+    assert "ValueError" in written.getvalue()
+
+
 @contextmanager
 def full_pipe() -> Iterator[tuple[int, int]]:
     """Give the ends of a pipe, for reading and for writing, that holds as much as it can."""
