@@ -1,9 +1,9 @@
 """What commands print, and the only way: never a character that a terminal would obey."""
 
-import io
 import json
 import sys
-from typing import Any
+from contextlib import suppress
+from typing import Any, cast
 
 import typer
 
@@ -13,8 +13,8 @@ from relay.contract.printable import escaped, printable
 def replace_what_no_terminal_shows() -> None:
     """Let a character that standard output or error cannot encode be no error."""
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")
+        with suppress(AttributeError):  # closed, or no file
+            cast("Any", stream).reconfigure(errors="replace")
 
 
 def say(text: str) -> None:
