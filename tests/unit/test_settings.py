@@ -124,15 +124,17 @@ def test_setting_comes_from_the_environment(
     assert expected == found
 
 
-def test_certificate_and_key_go_together(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("section", ["kafka", "claims"])
+def test_certificate_and_key_go_together(section: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    prefix = f"RELAY_{section.upper()}"
     files: dict[str, str | None] = {
-        "RELAY_KAFKA__CERT_FILE": __file__,
-        "RELAY_KAFKA__KEY_FILE": __file__,
+        f"{prefix}__CERT_FILE": __file__,
+        f"{prefix}__KEY_FILE": __file__,
     }
-    found = load(monkeypatch, files).kafka
+    found = getattr(load(monkeypatch, files), section)
     assert (Path(__file__), Path(__file__)) == (found.cert_file, found.key_file)
-    monkeypatch.delenv("RELAY_KAFKA__KEY_FILE")
-    with pytest.raises(SettingsError, match=r"kafka \(RELAY_KAFKA\): cert_file and key_file go"):
+    monkeypatch.delenv(f"{prefix}__KEY_FILE")
+    with pytest.raises(SettingsError, match=rf"{section} \({prefix}\): cert_file and key_file go"):
         settings.load()
 
 

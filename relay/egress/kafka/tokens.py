@@ -6,6 +6,7 @@ What is known for good reasons is asked for once. No token and no secret ever st
 import asyncio
 import json
 import time
+from abc import abstractmethod
 from base64 import b64encode
 from collections.abc import Mapping
 from functools import lru_cache
@@ -91,9 +92,9 @@ class _Cached(AbstractTokenProvider):  # type: ignore[misc]
         self._token, life = await self._ask()
         self._until = asked_at + life * _SHARE
 
+    @abstractmethod
     async def _ask(self) -> tuple[str, float]:
         """Give a new token, and for how many seconds it holds."""
-        raise NotImplementedError
 
 
 class ClientCredentials(_Cached):
@@ -119,9 +120,9 @@ class ClientCredentials(_Cached):
                     self._url, data=self._form, headers=self._headers, allow_redirects=False
                 ) as answer,
             ):
-                status, body = answer.status, await answer.content.read(_MOST_BYTES)
-                while not answer.content.at_eof() and len(body) < _MOST_BYTES:
-                    body += await answer.content.read(_MOST_BYTES)
+                status, body = answer.status, b""
+                while len(body) < _MOST_BYTES and (part := await answer.content.readany()):
+                    body += part
         except (aiohttp.ClientError, OSError) as error:
             message = f"the token server does not answer: {describe(error)}"
             raise KafkaConnectionError(message) from error
