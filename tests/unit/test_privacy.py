@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from jsonschema import Draft202012Validator  # type: ignore[import-untyped]
-from pydantic import SecretStr, ValidationError
+from pydantic import SecretStr
 from typer.testing import CliRunner
 
 from relay import settings
@@ -128,7 +128,7 @@ def test_hash_of_an_object_is_that_of_each_text_in_it() -> None:
     }
 
 
-@pytest.mark.parametrize("depth", [2, 300, 900])
+@pytest.mark.parametrize("depth", [2, 300, 600])
 def test_depth_stops_no_hash(depth: int) -> None:
     """A failure would put the whole body on the topic of dead letters."""
     deep: Any = "leaf"
@@ -206,18 +206,16 @@ def test_dropped_code_leaves_no_name_and_no_code() -> None:
     assert "unexpected" not in made
 
 
-#: Each documented field: event type, path, and the field's name.
-PLACES = [
-    (event_type, path, path.rpartition(".")[2].removesuffix("[]"))
-    for event_type, documented in DOCUMENTED.items()
-    for path in documented
-]
 MARK = "the-private-one"
 #: What stands in a private field's place: of its own type, of another, of none.
 SHAPES: list[Any] = [
     *(MARK, [MARK], {"x": MARK}, [{"x": [MARK]}], {"email": MARK}, [1, MARK], [[MARK]]),
     *({"id": {"open_id": MARK}}, [{"id": MARK, "value": MARK}], {"open_id": MARK}),
 ]
+
+
+#: What cannot be hashed.
+OTHERS = [*names.IDENTITY.values(), *names.OTHERS.values()]
 
 
 def planted(path: str, value: Any) -> dict[str, Any]:
@@ -229,20 +227,19 @@ def planted(path: str, value: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("how", ["drop", "hash"])
-@pytest.mark.parametrize(("event_type", "path", "name"), PLACES)
-def test_private_field_is_nowhere_in_the_clear(
-    event_type: str, path: str, name: str, how: str
-) -> None:
-    """Whatever stands there: neither in the value, nor in the key, nor in a header."""
-    try:
+@pytest.mark.parametrize("event_type", DOCUMENTED)
+def test_private_field_is_nowhere_in_the_clear(event_type: str, how: str) -> None:
+    """Whatever stands in its place: neither in the value, nor in the key, nor in a header."""
+    others = " ".join(names.IDENTITY.values() if how == "drop" else OTHERS).split()
+    for path in DOCUMENTED[event_type]:
+        name = path.rpartition(".")[2].removesuffix("[]")
+        if name in others:
+            continue
         asked = router(drop=(name,)) if how == "drop" else router(hashed=(name,))
-    except ValidationError:
-        assert name in " ".join([*names.IDENTITY.values(), *names.OTHERS.values()]).split()
-        return
-    for value in SHAPES:
-        made = record(event_type, planted(path, value), asked)
-        told = [made.value or b"", made.key, *(text for _, text in made.headers)]
-        assert not [text for text in told if MARK.encode() in text], value
+        for value in SHAPES:
+            made = record(event_type, planted(path, value), asked)
+            told = [made.value or b"", made.key, *(text for _, text in made.headers)]
+            assert not [text for text in told if MARK.encode() in text], (path, value)
 
 
 def test_nothing_asked_changes_nothing() -> None:
