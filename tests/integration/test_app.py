@@ -57,6 +57,13 @@ class Running:
         async with self.session.post(url, data=body, headers=headers or sign(body)) as answer:
             return answer.status
 
+    async def send(self, body: dict[str, Any], path: str = "/webhook/event") -> tuple[int, str]:
+        """Send any signed, encrypted document; give status and answer."""
+        sealed = encrypt(as_json(body))
+        url = f"http://127.0.0.1:{self.relay.webhook_port}{path}"
+        async with self.session.post(url, data=sealed, headers=sign(sealed)) as answer:
+            return answer.status, await answer.text()
+
     async def get(self, path: str) -> tuple[int, str]:
         """Ask the admin listener."""
         url = f"http://127.0.0.1:{self.relay.admin_port}{path}"
@@ -124,6 +131,40 @@ async def records(bootstrap: str, topic: str, count: int) -> list[Any]:
             return [await consumer.getone() for _ in range(count)]
     finally:
         await consumer.stop()
+
+
+async def test_corners_of_feishu_go_through(
+    tmp_path: Path, embedded_kafka: str, topic_prefix: str
+) -> None:
+    """A button's click and a chat's message, by key and wildcard; a store app's ticket nowhere."""
+    config = settings(tmp_path, embedded_kafka, topic_prefix)
+    topics = {"card.*": "all", "im.*": "all", "other": "all"}
+    keys = {"card.*": "context.open_message_id", "im.message.*": "message.chat_id"}
+    kafka = config.kafka.model_copy(update={"topics": topics, "keys": keys})
+    click = payload(
+        "e-1",
+        event_type="card.action.trigger",
+        event={"token": "c-1", "context": {"open_message_id": "om_1"}},
+    )
+    message = {"message_id": "om_2", "chat_id": "oc_1"}
+    ticket = {"type": "app_ticket", "app_id": "cli_a", "app_ticket": "nobody may see it"}
+    async with running(config.model_copy(update={"kafka": kafka})) as run:
+        assert await run.send(click, "//webhook/event/") == (200, "{}")
+        old = {"uuid": "u-1", "token": TOKEN, "type": "event_callback", "event": ticket}
+        assert await run.send(old) == (200, '{"msg":"success"}')
+        new = payload("e-2", event_type="im.message.receive_v1", event={"message": message})
+        assert await run.send(new) == (200, '{"msg":"success"}')
+        await until(lambda: run.relay.metrics.account().published == 2)
+        account = run.relay.metrics.account()
+        assert (account.withheld, account.dead_letter, account.pending) == (1, 0, 0)
+        received, settled = await run.account()
+        assert received == settled == 3
+    seen = {one.key: one for one in await records(embedded_kafka, f"{topic_prefix}all", 2)}
+    assert json.loads(seen[b"om_1"].value)["data"]["token"] == "c-1"
+    assert dict(seen[b"oc_1"].headers)["relay_message_id"] == b"om_2"
+    with journalview.opened(tmp_path / "journal.db") as view:
+        entry, body = view.find("u-1")
+    assert (entry.outcome, b"nobody may see it" in body) == ("withheld", False)
 
 
 async def test_event_goes_through(tmp_path: Path, embedded_kafka: str, topic_prefix: str) -> None:
