@@ -37,6 +37,11 @@ _ADD = (
 _COPIED = "app, event_id, event_type, transport, received_at, body, traceparent"
 _COPY = f"SELECT {_COPIED} FROM events WHERE seq = ?"  # noqa: S608 - constants
 _REPLAY = f"INSERT INTO events ({_COPIED}, replayed) VALUES (?, ?, ?, ?, ?, ?, ?, 1)"  # noqa: S608 - constants
+#: A dead letter without its body is decided upon.
+_ERASE = (
+    "UPDATE events SET body = x'', reason = iif(outcome = 'dead_letter', 'discarded', reason)"
+    " WHERE seq = ?"
+)
 _COLUMNS = (
     "seq, app, event_id, event_type, transport, received_at, coalesce(outcome, 'pending'),"
     " reason, settled_at, length(body), replayed"
@@ -231,7 +236,7 @@ class JournalView:
             entry, _ = self.find(event_id, app)
             if entry.outcome == PENDING:
                 raise EventNotReplayableError(f"event {event_id} is still pending")
-            self._connection.execute("UPDATE events SET body = x'' WHERE seq = ?", (entry.seq,))
+            self._connection.execute(_ERASE, (entry.seq,))
 
         file.transaction(self._connection, work)
 

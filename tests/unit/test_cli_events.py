@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from relay.cli import main as cli
 from relay.events import DeadLetterReason, Outcome, Settlement
 from relay.journal import file
+from relay.journal import view as journalview
 from tests.fakes import as_json, event, journal_at, payload
 
 
@@ -125,6 +126,17 @@ def test_body_that_is_erased_is_nowhere(path: Path, event_id: str) -> None:
             return await journal.add(event(event_id))
 
     assert asyncio.run(repeated()) is Outcome.DUPLICATE
+
+
+def test_erasing_a_dead_letter_decides_on_it(path: Path) -> None:
+    """A drain does not wait for what is not there."""
+    with journalview.opened(path) as view:
+        assert view.undecided() == 1
+        for event_id in ("large", "published"):
+            view.erase(event_id)
+        assert view.undecided() == 0
+        assert view.find("large")[0].reason == "discarded"
+        assert view.find("published")[0].reason is None
 
 
 def test_pending_event_is_not_erased(path: Path) -> None:
