@@ -10,8 +10,9 @@ import pytest
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 EXAMPLES = (ROOT / "examples" / "README.md").read_text()
+#: Not what was built beside them.
 CONSUMERS = sorted(
-    path for path in ROOT.glob("examples/**/[Cc]onsumer.*") if "dist" not in path.parts
+    [*ROOT.glob("examples/*/consumer.*"), *ROOT.glob("examples/*/src/main/java/*.java")]
 )
 
 
