@@ -67,6 +67,13 @@ SELDOM = {
 }
 
 
+#: How a process may end, for the next one to find: with a transaction that is committed and not
+#: settled, with one that is open, in an orderly way.
+WAYS = ("transaction.after:3", "records.sent:2", "")
+#: As the place before has left it, which leads to most; seconds until it is another way's turn.
+ANY, PATIENCE = "any", 4.0
+
+
 def function(place: str) -> str:
     return place.split(":", 1)[0]
 
@@ -83,8 +90,8 @@ async def test_dies_at_every_place(
     """Each place that is passed, killed there once under load; then every event is there once."""
     async with ForkedRelay(tmp_path, kafka.bootstrap, topic_prefix) as relay:
         oracle = Oracle(relay.url)
-        recovering, usual = await _passed(relay, oracle, tmp_path)
-        passed = recovering | usual
+        seen = await _seen(relay, oracle, tmp_path)
+        passed, always = set.union(*seen.values()), set.intersection(*seen.values())
         unpassed = {p for p in places() if p not in passed and not aside(p)}
         unexplained = sorted({place.rpartition(":")[0] for place in unpassed} - set(SELDOM))
         assert not unexplained, unexplained
@@ -92,12 +99,8 @@ async def test_dies_at_every_place(
         to_try = [place for place in to_try if place.rpartition(":")[0] not in SELDOM]
         async with oracle.load():
             for place in to_try:
-                if place not in usual:
-                    # A crash that leaves something to be recovered.
-                    relay.start(crash="transaction.after:3")
-                    await relay.ended()
-                relay.start(point=f"die:{place}")
-                assert await relay.ended() == -signal.SIGKILL, place
+                ways = [way for way, found in seen.items() if place in found]
+                await _die_at(relay, place, [ANY, *ways] if place in always else ways)
             await relay.serving()
         await relay.drained(60)
         assert await relay.stopped() == 0
@@ -107,20 +110,48 @@ async def test_dies_at_every_place(
     assert not report.faults(), report.faults()
 
 
-async def _passed(relay: Relay, oracle: Oracle, directory: Path) -> list[set[str]]:
-    """Learn which places a start and some load pass: after a crash, and after an orderly end."""
-    relay.start(crash="transaction.after:2")
-    await oracle.send(40, give_up=5)
-    await relay.ended()
-    found = []
-    for name in ("recovering", "usual"):
-        relay.start(point=f"seen:{directory / name}")
+async def _seen(relay: Relay, oracle: Oracle, directory: Path) -> dict[str, set[str]]:
+    """Learn which places a start and some load pass, by the way the process before has ended."""
+    found = {}
+    for number, way in enumerate(WAYS):
+        sending = asyncio.create_task(oracle.send(100_000))
+        await _end(relay, way)
+        sending.cancel()
+        await asyncio.wait([sending])
+        place = directory / f"seen-{number}"
+        relay.start(point=f"seen:{place}")
         await relay.ready()
         await oracle.send(100)
         await relay.drained()
         assert await relay.stopped() == 0
-        found.append(set((await asyncio.to_thread((directory / name).read_text)).split()))
+        found[way] = set((await asyncio.to_thread(place.read_text)).split())
     return found
+
+
+async def _die_at(relay: Relay, place: str, ways: list[str]) -> None:
+    """Kill it there; after one of these ends of the process before."""
+    for way in ways:
+        if way != ANY:
+            await _end(relay, way)
+        relay.start(point=f"die:{place}")
+        try:
+            code = await relay.ended(30 if way == ways[-1] else PATIENCE)
+        except AssertionError:
+            await relay.killed()
+            continue
+        assert code == -signal.SIGKILL, place
+        return
+    raise AssertionError(place)
+
+
+async def _end(relay: Relay, way: str) -> None:
+    """Run a process that ends like that, under load."""
+    if way:
+        relay.start(crash=way)
+        assert await relay.ended() == -signal.SIGKILL
+    else:
+        await relay.serving()
+        assert await relay.stopped() == 0
 
 
 def test_every_exception_is_one() -> None:
