@@ -88,10 +88,13 @@ class ExactlyOncePublisher(_Session):
     async def find(self, journal_id: str) -> Place:
         """Read the group's offset, and who has signed it.
 
-        Not a stable one: it would wait for the end of a transaction that nobody may ever end.
+        Not a stable one: it would wait for the end of a transaction that nobody may ever end. But
+        that there is none is believed only if none is on its way.
         """
+        group = f"relay-{journal_id}"
         async with self._in_time():
-            return await self._read_back(f"relay-{journal_id}", stable=False)
+            place = await self._read_back(group, stable=False)
+            return place if place.owner else await self._read_back(group, stable=True)
 
     async def open(self, journal_id: str) -> Place:
         """Fence and finish what an earlier process left, then read back how far it came.

@@ -35,8 +35,8 @@ seq on that the owner has noted for S when it signed. N is the least of that seq
 owners are named; a file that is older settles nothing, and publishes once more what it holds.
 
 A coordinator that has just come up may tell an offset of some seconds ago until something is
-written to it. So `open` writes before it reads; and who looks without opening believes neither
-nobody nor an owner whom this process has followed, but opens.
+written to it. So `open` writes before it reads; and who looks without opening does not believe in
+an owner whom this process has followed, but opens.
 
 How long Kafka has been silent is no part of this: the dispatcher has it confirmed before it claims.
 """
@@ -130,7 +130,7 @@ class Tenure:
 
         A coordinator that has just come up does, until something is written to it.
         """
-        return self.held and place.owner in {"", *self.earlier}
+        return self.held and place.owner in self.earlier
 
     def rule(self, place: Place) -> Ruling:
         """Say what follows from Kafka's word; the table above, line by line."""

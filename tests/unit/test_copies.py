@@ -87,7 +87,7 @@ class Broker:
 
     def told(self, name: str) -> Place:
         """Give a place as a coordinator does that may have come up a moment ago."""
-        earlier = self.history.get(name, [])
+        earlier = [place for place in self.history.get(name, []) if place.owner]
         if name not in self.places or not 0 < self.behind <= len(earlier):
             return self.places.get(name, Place())
         return earlier[-self.behind]
