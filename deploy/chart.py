@@ -66,6 +66,7 @@ TYPES: dict[str, Schema] = {
     "kafka.replicationFactor": {"type": "integer", "minimum": -1, "maximum": 2**15 - 1},
     "kafka.saslPassword": SECRET,
     "kafka.oauth.clientSecret": SECRET,
+    "claims.sentinelPassword": SECRET,
     "privacy.drop": {"type": "array", "items": {"enum": privacy.known(hashed=False)}},
     "privacy.hash": {"type": "array", "items": {"enum": privacy.known(hashed=True)}},
     "privacy.salt": {"type": "string", "pattern": f"^$|^.{{{privacy.SHORTEST_SALT},}}$"},

@@ -176,6 +176,9 @@ kafka:
   saslMechanism: SCRAM-SHA-256
   saslUsername: relay
   saslPassword: password
+  oauth:
+    {tokenUrl: "https://login.example.com/token", clientId: relay, clientSecret: secret,
+     scope: kafka}
   tlsSecret: kafka-tls
   mutualTls: true
 apps:
@@ -191,7 +194,8 @@ apps:
     feishuUrl: https://open.example.com
     helpdeskToken: helpdesk-token
 claims:
-  url: redis://valkey:6379
+  url: redis+sentinel://valkey:26379/service
+  sentinelPassword: sentinels
   onOutage: publish
 privacy: {drop: [email], hash: [open_id], salt: 0123456789abcdef0123456789abcdef}
 drain: {delay: 6s, timeout: 26s}
@@ -199,8 +203,11 @@ settings:
   feishu_url: https://open.larksuite.com
   kafka:
     {topics: {other: unsorted, im.*: chats}, keys: {im.*: chat_id}, timeout: 20s, idle_timeout: 2m,
-     topic_config: {retention.ms: "86400000"}}
-  claims: {key_prefix: "desk:", ca_file: /etc/ca.pem, timeout: 1s}
+     topic_config: {retention.ms: "86400000"}, compression: zstd, oauth_token_file: /etc/token,
+     oauth_extensions: {logicalCluster: lkc-1}}
+  claims:
+    {key_prefix: "desk:", ca_file: /etc/ca.pem, cert_file: /etc/tls.pem, key_file: /etc/key.pem,
+     sentinel_username: relay, timeout: 1s}
   webhook: {host: 127.0.0.1, port: 8081, max_body_bytes: 2MiB, read_timeout: 5s}
   admin: {host: "::", port: 9091}
   journal:
@@ -209,6 +216,30 @@ settings:
   log: {level: debug, format: console}
   traces: {endpoint: "http://collector:4318/v1/traces"}
 """
+
+
+#: Those that are no app's: `settings.apps` is refused as a whole.
+SECRET_SETTINGS = [
+    f"{section}.{name}"
+    for section, field in settings.Settings.model_fields.items()
+    if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
+    for name, inner in field.annotation.model_fields.items()
+    if inner.annotation is SecretStr
+]
+
+
+@pytest.mark.parametrize("name", [*SECRET_SETTINGS, "apps.default.encrypt_key"])
+def test_no_secret_gets_into_the_config_map(helm: str, name: str) -> None:
+    """Each that relay knows has a value of its own, or a Secret."""
+    minimal = ["--values", str(CHART / "ci" / "minimal-values.yaml")]
+    done = subprocess.run(
+        [helm, "template", "relay", str(CHART), *minimal, "--set", f"settings.{name}=p4ss"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "no secrets there" in done.stderr
+    assert not done.stdout
 
 
 def test_unit_tests_of_the_chart() -> None:

@@ -177,6 +177,7 @@ helpdeskToken: HELPDESK_TOKEN
 {{- end -}}
 {{- end -}}
 {{- with .Values.claims.url }}{{ $_ := set $secrets "RELAY_CLAIMS__URL" . }}{{ end -}}
+{{- with .Values.claims.sentinelPassword }}{{ $_ := set $secrets "RELAY_CLAIMS__SENTINEL_PASSWORD" . }}{{ end -}}
 {{- with .Values.privacy.salt }}{{ $_ := set $secrets "RELAY_PRIVACY__SALT" . }}{{ end -}}
 {{- with .Values.kafka.oauth.clientSecret }}{{ $_ := set $secrets "RELAY_KAFKA__OAUTH_CLIENT_SECRET" (toString .) }}{{ end -}}
 {{- with .Values.kafka.saslPassword }}{{ $_ := set $secrets "RELAY_KAFKA__SASL_PASSWORD" (toString .) }}{{ end -}}
@@ -209,6 +210,7 @@ helpdeskToken: HELPDESK_TOKEN
 {{- end }}
 {{- with .Values.claims.existingSecret }}
 {{ include "relay.secretSource" (dict "name" . "key" "url" "optional" false "path" "RELAY_CLAIMS__URL") }}
+{{ include "relay.secretSource" (dict "name" . "key" "sentinelPassword" "optional" true "path" "RELAY_CLAIMS__SENTINEL_PASSWORD") }}
 {{- end }}
 {{- with .Values.privacy.existingSecret }}
 {{ include "relay.secretSource" (dict "name" . "key" "salt" "optional" false "path" "RELAY_PRIVACY__SALT") }}
