@@ -120,6 +120,16 @@ async def test_connection_whose_login_is_over_is_closed_when_idle() -> None:
     assert not made.connected()
 
 
+async def test_closed_connection_whose_login_is_over_asks_nothing_of_its_loop() -> None:
+    """Whoever throws it away looks at it once more, perhaps after the loop's end."""
+    made, _ = session()
+    made.close()
+    made._loop = asyncio.new_event_loop()
+    made._loop.close()
+    assert not made.connected()
+    assert made._closing is None
+
+
 async def test_connection_whose_login_is_over_waits_for_its_answers() -> None:
     """It takes no request more, and loses none."""
     made, line = session()

@@ -96,6 +96,8 @@ class Session(AIOKafkaConnection):  # type: ignore[misc]  # aiokafka has no type
 
     def connected(self) -> bool:
         """Whether the client may send another request here; if not, it opens a new connection."""
+        if not super().connected():
+            return False
         if self._max_idle_ms and self._quiet_for(self._max_idle_ms / 1000):
             self.close(reason=CloseReason.IDLE_DROP)
         if self._ends is not None and clock.boot() >= self._ends and self._closing is None:
