@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 ARGS ?=
 SEEDS ?= 20
-JOBS ?= 3
+JOBS ?= 2
 
 # PYTHON=... takes that one; else the first of these that is 3.11, 3.12 or 3.13.
 ifeq ($(origin PYTHON),undefined)

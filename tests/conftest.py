@@ -98,8 +98,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 class _Lanes(LoadScopeScheduling):  # type: ignore[misc]  # the library ships no types
     """Keeps the tests of a file together, which share its brokers, but for those without any.
 
-    Two workers keep two cores busy. What waits most of the time, integration, has a third one; when
-    the tests that measure time are over, it helps the others.
+    Two workers keep two cores busy. A third one, where it is asked for, has what waits most of the
+    time, integration; when the tests that measure time are over, it helps the others.
     """
 
     def _split_scope(self, nodeid: str) -> str:
