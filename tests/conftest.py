@@ -86,9 +86,11 @@ _BUILDING = pytest.StashKey[subprocess.Popen[bytes]]()
 
 
 @pytest.hookimpl(trylast=True)  # hypothesis has marked its own by then
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Put the tests in the order of their speed; measure where relay runs in this process."""
     items.sort(key=_rank)
+    if config.getoption("no_cov", default=False):
+        return
     for item in items:
         # What a hundred examples reach, the others have reached: it takes half the time.
         if _folder(item) in _UNMEASURED or item.get_closest_marker("hypothesis"):
