@@ -5,7 +5,7 @@ It never decides what to publish, and after any failure it is opened anew: no gu
 
 import asyncio
 from collections.abc import AsyncIterable, AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Protocol
 
 from relay.egress.kafka import offsets, transactions
@@ -24,7 +24,7 @@ class Publisher(Protocol):
     """What the dispatcher needs; after an error it calls `close`, then `open`."""
 
     async def find(self, journal_id: str) -> Place | None:
-        """Give what Kafka knows of a journal, and change nothing; None: it never does."""
+        """Give what Kafka knows of a journal, and change nothing; None: it does not tell."""
 
     async def open(self, journal_id: str) -> Place | None:
         """Connect; this ends earlier ones of that journal. Give as `find` what they have left."""
@@ -85,16 +85,22 @@ class ExactlyOncePublisher(_Session):
         #: How the last transaction has ended, until every partition knows.
         self._last = End.UNKNOWN
 
-    async def find(self, journal_id: str) -> Place:
+    async def find(self, journal_id: str) -> Place | None:
         """Read the group's offset, and who has signed it.
 
         Not a stable one: it would wait for the end of a transaction that nobody may ever end. But
-        that there is none is believed only if none is on its way.
+        that there is none is believed only if none is on its way; one that stays so is ended by
+        `open`.
         """
         group = f"relay-{journal_id}"
         async with self._in_time():
             place = await self._read_back(group, stable=False)
-            return place if place.owner else await self._read_back(group, stable=True)
+            if place.owner:
+                return place
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._settings.timeout / 2):
+                    return await self._read_back(group, stable=True)
+        return None
 
     async def open(self, journal_id: str) -> Place:
         """Fence and finish what an earlier process left, then read back how far it came.

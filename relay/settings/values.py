@@ -3,7 +3,9 @@
 Pure. A mistake is a ValueError with a sentence that never repeats the text: it may be a secret.
 """
 
+import json
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from ipaddress import ip_address
@@ -44,7 +46,10 @@ def _seconds(value: object) -> object:
 
 
 def _names(value: object) -> object:
-    """Accept names with commas between them, as a variable has them."""
+    """Accept names with commas between them, as a variable has them, and a list in JSON."""
+    if isinstance(value, str) and value.lstrip().startswith("["):
+        with suppress(ValueError):
+            return json.loads(value)
     if isinstance(value, str):
         return tuple(name.strip() for name in value.split(",")) if value.strip() else ()
     return value

@@ -15,7 +15,10 @@ from relay.egress.kafka import durability, offsets
 from relay.egress.kafka.client import too_old
 from relay.egress.kafka.faults import complete, translated
 from relay.egress.kafka.sessions import Session
+from relay.egress.publisher import ExactlyOncePublisher
+from relay.egress.tenure import Place
 from relay.errors import KafkaRefusedError, KafkaUnavailableError, RelayError
+from relay.settings import Kafka
 
 
 def answer(*partitions: tuple[Any, ...], error_code: int = 0) -> SimpleNamespace:
@@ -86,6 +89,26 @@ async def test_broker_that_tells_no_stable_offset_is_too_old(
             request.prepare(versions)
     else:
         request.prepare(versions)
+
+
+@pytest.mark.parametrize(
+    ("offset", "metadata", "expected"),
+    [(-1, "", None), (7, "owner", Place(offset=7, owner="owner"))],
+    ids=["nobody", "an owner"],
+)
+async def test_look_does_not_wait_for_an_end_that_never_comes(
+    monkeypatch: pytest.MonkeyPatch, offset: int, metadata: str, expected: Place | None
+) -> None:
+    """The first offset of a group is held by a transaction whose end Kafka has forgotten."""
+
+    async def read(*_: object, stable: bool) -> offsets.Committed:
+        if stable:
+            await asyncio.sleep(60)
+        return offsets.Committed(offset=offset, metadata=metadata)
+
+    monkeypatch.setattr(offsets, "read", read)
+    settings = Kafka.model_validate({"bootstrap_servers": "x", "timeout": 0.2})
+    assert await ExactlyOncePublisher(settings, []).find("j") == expected
 
 
 class Line:

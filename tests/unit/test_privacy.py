@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from jsonschema import Draft202012Validator  # type: ignore[import-untyped]
-from pydantic import SecretStr
+from pydantic import SecretStr, ValidationError
 from typer.testing import CliRunner
 
 from relay import settings
@@ -321,6 +321,26 @@ def test_command_prints_the_schema_of_a_relay_by_its_settings(
     assert (
         printed(CREATED)["$defs"]["Person"]["properties"]["email"]["x-personal-data"] == "dropped"
     )
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ('["email", "Person.name"]', ("email", "Person.name")),
+        (' ["email"] ', ("email",)),
+        ("[]", ()),
+        ("email, Person.name", ("email", "Person.name")),
+    ],
+)
+def test_variable_takes_a_list_in_json_too(text: str, names: tuple[str, ...]) -> None:
+    """As the tables beside it do."""
+    assert Privacy.model_validate({"drop": text}).drop == names
+
+
+@pytest.mark.parametrize("text", ['["email"', "[1]", '[["email"]]', '[{"a": 1}]'])
+def test_variable_with_another_list_is_refused(text: str) -> None:
+    with pytest.raises(ValidationError):
+        Privacy.model_validate({"drop": text})
 
 
 def test_operator_sees_the_record_that_consumers_get(
