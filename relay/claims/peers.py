@@ -6,7 +6,7 @@ store is emptied, so is the list.
 
 from typing import Protocol
 
-from relay import clock
+from relay.observe import clock
 
 #: Seconds in which a running replica has noticed that the store was emptied: an idle one looks
 #: every ten.

@@ -9,11 +9,11 @@ from collections.abc import Awaitable, Callable
 
 import structlog
 
-from relay.clock import boot
 from relay.egress.publisher import Publisher
 from relay.egress.tenure import Place, Step, Tenure, Why
 from relay.errors import FencedError
 from relay.journal.journal import Journal
+from relay.observe.clock import boot
 
 log = structlog.get_logger()
 

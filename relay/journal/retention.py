@@ -10,8 +10,8 @@ import time
 
 import structlog
 
-from relay import clock
 from relay.events import REFUSALS, DeadLetterReason
+from relay.observe import clock
 
 log = structlog.get_logger()
 

@@ -17,7 +17,6 @@ from aiokafka import errors
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.protocol.metadata import MetadataRequest
 
-from relay import clock
 from relay.egress.kafka import durability, offsets, sessions, topics
 from relay.egress.kafka.client import admin_client, client_options
 from relay.egress.kafka.faults import translated
@@ -25,6 +24,7 @@ from relay.egress.kafka.packing import Packing
 from relay.egress.kafka.producer import Producer
 from relay.errors import KafkaRefusedError, ProducerOustedError
 from relay.events import Outcome, Record
+from relay.observe import clock
 from relay.settings import Delivery, Kafka
 from relay.tail import Tail
 from tests.fakes import until

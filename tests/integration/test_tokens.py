@@ -14,7 +14,6 @@ import pytest
 from aiohttp import web
 from aiokafka.errors import AuthenticationFailedError, KafkaConnectionError, KafkaError
 
-from relay import clock
 from relay.egress.kafka import tokens, topics
 from relay.egress.kafka.client import client_options
 from relay.egress.kafka.faults import translated
@@ -22,6 +21,7 @@ from relay.egress.kafka.packing import Packing
 from relay.egress.kafka.producer import Producer
 from relay.errors import KafkaRefusedError, KafkaUnavailableError
 from relay.events import Outcome, Record
+from relay.observe import clock
 from relay.settings import Kafka
 from relay.settings import login as settings_login
 from tests.conftest import need_kafka

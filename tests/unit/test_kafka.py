@@ -10,7 +10,6 @@ from aiokafka import TopicPartition, errors
 from aiokafka.producer.message_accumulator import BatchBuilder, MessageBatch
 from aiokafka.producer.transaction_manager import TransactionManager
 
-from relay import clock
 from relay.egress.kafka import durability, offsets
 from relay.egress.kafka.client import too_old
 from relay.egress.kafka.faults import complete, translated
@@ -18,6 +17,7 @@ from relay.egress.kafka.sessions import Session
 from relay.egress.publisher import ExactlyOncePublisher
 from relay.egress.tenure import Place
 from relay.errors import KafkaRefusedError, KafkaUnavailableError, RelayError
+from relay.observe import clock
 from relay.settings import Kafka
 
 

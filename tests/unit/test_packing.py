@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 from aiokafka import errors
 
-from relay import clock
 from relay.egress.kafka import packing as packing_module
 from relay.egress.kafka.faults import InvalidRecordError, complete, fate_of
 from relay.egress.kafka.packing import BATCH_BYTES, NO_TIME, Batch, Delivery, Packing
@@ -17,6 +16,7 @@ from relay.errors import (
     RecordTooLargeError,
 )
 from relay.events import Fate, Outcome, Record
+from relay.observe import clock
 
 NOW = 1_767_323_045_678
 HOUR = 3_600_000

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from relay import clock
 from relay.egress import dispatcher as dispatcher_module
 from relay.egress import recovery as recovery_module
 from relay.egress.dispatcher import Dispatcher
@@ -16,6 +15,7 @@ from relay.egress.tenure import Place, Tenure
 from relay.errors import FencedError, KafkaUnavailableError
 from relay.events import StoredEvent, Verdict
 from relay.journal import handover
+from relay.observe import clock
 from relay.observe.metrics import Metrics
 from tests.fakes import MemoryKafka, MemoryPublisher, journal_at, know, until
 from tests.unit.test_dispatcher import ROUTER, add, dispatching, drained, endings, published

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from relay import clock
 from relay.errors import RejectedError
 from relay.events import DeadLetterReason, Outcome, Settlement
 from relay.journal import file as journalfile
@@ -17,6 +16,7 @@ from relay.journal import retention
 from relay.journal import writer as journalwriter
 from relay.journal.journal import Journal
 from relay.journal.retention import Retention
+from relay.observe import clock
 from relay.settings import SHORTEST_DEDUPE_WINDOW
 from tests.fakes import event, journal_at, until
 

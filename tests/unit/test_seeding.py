@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from relay import clock
 from relay.claims import peers, seeding
 from relay.claims.peers import Peers
 from relay.claims.seeding import Seeding
@@ -20,6 +19,7 @@ from relay.events import Outcome, Settlement, StoredEvent
 from relay.journal.journal import Journal
 from relay.journal.rows.claimed import Claimed
 from relay.journal.rows.identity import Identity
+from relay.observe import clock
 from tests.fakes import as_json, event, journal_at, payload, until
 
 

@@ -10,7 +10,6 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from relay import clock
 from relay.egress.kafka.faults import describe
 from relay.errors import (
     BatchRefusedError,
@@ -19,6 +18,7 @@ from relay.errors import (
     RecordTooLargeError,
 )
 from relay.events import Fate, Record
+from relay.observe import clock
 
 #: Bytes of one produce batch; a larger record travels alone, so that it can be refused alone.
 BATCH_BYTES = 256 * 1024

@@ -20,7 +20,7 @@ from aiokafka.errors import KafkaError, SaslAuthenticationFailed
 from aiokafka.protocol.admin import ApiVersionRequest, SaslAuthenticateRequest
 from aiokafka.protocol.metadata import MetadataRequest
 
-from relay import clock
+from relay.observe import clock
 
 #: The part of a login's time for which a connection takes new requests.
 _SHARE = 0.8

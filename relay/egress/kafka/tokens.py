@@ -19,8 +19,8 @@ import aiohttp
 from aiokafka.abc import AbstractTokenProvider
 from aiokafka.errors import AuthenticationFailedError, KafkaConnectionError
 
-from relay import clock
 from relay.egress.kafka.faults import describe
+from relay.observe import clock
 from relay.settings import Kafka
 from relay.settings.login import region
 
