@@ -93,6 +93,7 @@ $(STAMP): pyproject.toml requirements/dev.txt
 	@echo "Installing into $(VENV); the first time this takes up to a minute."
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check \
 		--require-hashes --no-deps -r requirements/dev.txt
+	@$(BIN)/python -m pip uninstall --quiet --disable-pip-version-check --yes relay 2>/dev/null
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check \
 		--no-deps --no-build-isolation --editable .
 	@touch $@
