@@ -65,12 +65,17 @@ class AdminServer:
             return _refusal("stuck", "the journal's writer stands still: its disk does not answer")
         return web.json_response({"status": "alive"})
 
-    async def _readyz(self, _: web.Request) -> web.Response:
-        """Ready means: a callback would be answered 200. Kafka is not asked."""
+    async def unready(self) -> str:
+        """Say why a callback would not be answered 200; nothing: it would. Kafka is not asked."""
         if self._draining():
-            return _refusal("not ready", "draining")
+            return "draining"
         if not (self.journal and await self.journal.probe()):
-            return _refusal("not ready", "the journal is full or cannot be written")
+            return "the journal is full or cannot be written"
+        return ""
+
+    async def _readyz(self, _: web.Request) -> web.Response:
+        if why := await self.unready():
+            return _refusal("not ready", why)
         return web.json_response({"status": "ready"})
 
     async def _exposition(self, _: web.Request) -> web.Response:

@@ -66,8 +66,10 @@ class Relay:
             journal = self._journal_if_space(stack)
             pipeline = Pipeline(settings.apps, journal)
             self.metrics.expect(settings.apps)
-            webhook = WebhookServer(settings.webhook, settings.apps, pipeline.accept, self.metrics)
             admin = AdminServer(settings.admin, journal, self.metrics, lambda: self._draining)
+            webhook = WebhookServer(
+                settings.webhook, settings.apps, pipeline.accept, self.metrics, admin.unready
+            )
             stack.push_async_callback(admin.stop)
             self.admin_port = await admin.start()
             stack.push_async_callback(webhook.stop)

@@ -10,7 +10,7 @@ import time
 from collections.abc import Awaitable, Callable, Collection
 from email.utils import formatdate
 from http import HTTPStatus
-from typing import Any
+from typing import cast
 
 import orjson
 import structlog
@@ -20,6 +20,7 @@ from multidict import istr
 from relay.contract import exactjson
 from relay.errors import RejectedError, RejectReason
 from relay.events import Challenge, Interaction, Outcome, RawCallback, Transport
+from relay.ingress.listener import Connection, Listener
 from relay.observe.metrics import Metrics
 from relay.settings import Webhook
 
@@ -28,8 +29,10 @@ log = structlog.get_logger()
 #: Where the app named `default` is called; `/webhook/event/{name}` is any app.
 PATH = "/webhook/event"
 DEFAULT_APP = "default"
-#: Seconds that a connection may be without a request, or take to send a request's head.
-IDLE_TIMEOUT = 75
+#: Where balancers ask whether callbacks are taken here.
+HEALTH_PATH = "/"
+#: Seconds for which that answer is good, whoever asks, and how often.
+HEALTH_FOR = 1.0
 #: Seconds after which Feishu, or a proxy before us, may come again.
 RETRY_AFTER = "5"
 #: Bytes of all bodies that are being read, at most; each has its own limit beside it.
@@ -49,6 +52,7 @@ _JSON = {hdrs.CONTENT_TYPE: "application/json", hdrs.SERVER: "relay"}
 _SUCCESS = b'{"msg":"success"}'
 #: To a card's button or a link's preview: nothing to show, and no error.
 _NOTHING = b"{}"
+_READY, _NOT_READY = b'{"status":"ready"}', b'{"status":"not ready"}'
 
 #: Refusals after which the rest of a body may still be on its way.
 _LEFT_UNREAD = frozenset(
@@ -61,46 +65,20 @@ _LEFT_UNREAD = frozenset(
 )
 
 Accept = Callable[[RawCallback], Awaitable[Outcome | Challenge | Interaction]]
-Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
-
-
-class _Server(web.Server):
-    """aiohttp's, with so many connections at most: for a new one, another one goes.
-
-    First the oldest idle one, then the oldest whose request is not whole. What waits for the disk
-    stays; where all do, the new one is closed.
-    """
-
-    def __init__(self, handler: Handler, most: int, **options: Any) -> None:
-        super().__init__(handler, **options)
-        self._most = most
-        #: Those whose delivery is on its way to the disk.
-        self.accepting: set[web.RequestHandler] = set()
-
-    def connection_made(self, handler: web.RequestHandler, transport: asyncio.Transport) -> None:
-        """Take a connection, and let go of one if they are too many."""
-        goes = self._to_go(handler) if len(self._connections) >= self._most else None
-        super().connection_made(handler, transport)
-        if goes is not None:
-            goes.force_close()
-
-    def _to_go(self, newest: web.RequestHandler) -> web.RequestHandler:
-        unfinished = None
-        for handler in self._connections:
-            if handler.transport is None or handler in self.accepting:
-                continue
-            if handler._current_request is None:  # noqa: SLF001 - nothing public tells
-                return handler
-            unfinished = unfinished or handler
-        return unfinished or newest
 
 
 class WebhookServer:
     """The listener for Feishu, from `start` to `stop`."""
 
     def __init__(
-        self, settings: Webhook, apps: Collection[str], accept: Accept, metrics: Metrics
+        self,
+        settings: Webhook,
+        apps: Collection[str],
+        accept: Accept,
+        metrics: Metrics,
+        unready: Callable[[], Awaitable[str]],
     ) -> None:
+        """`unready` says why no callback would be taken; nothing: one would."""
         self._settings = settings
         self._apps = frozenset(apps)
         self._accept = accept
@@ -108,16 +86,18 @@ class WebhookServer:
         self._reading_bytes = 0
         descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         # Feishu signs the bytes on the wire, so a compressed body is not unpacked.
-        self._server = _Server(
+        self._server = Listener(
             self._answer,
             max(1, min(MAX_CONNECTIONS, descriptors - SPARE_DESCRIPTORS)),
             access_log=None,
-            keepalive_timeout=IDLE_TIMEOUT,
+            keepalive_timeout=settings.idle_timeout,
             auto_decompress=False,
         )
         self._runner = web.ServerRunner(self._server, shutdown_timeout=SHUTDOWN_TIMEOUT)
         self._success = _Success()
         self._leaving = self._draining = False
+        self._unready = unready
+        self._why_not, self._ask_at = "starting", 0.0
 
     async def start(self) -> int:
         """Listen; give the port, which the system chooses where the settings say 0."""
@@ -137,12 +117,14 @@ class WebhookServer:
 
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
         app = _app(request.raw_path)
+        if app is None and _asks_health(request):
+            return await self._health()
         started = time.perf_counter()
         try:
             outcome = await self._receive(request, app)
             self._metrics.accept_seconds.observe(time.perf_counter() - started)
             if isinstance(outcome, Challenge):
-                return _json(exactjson.dumps({"challenge": outcome.value}))
+                return self._parting(_json(exactjson.dumps({"challenge": outcome.value})))
             if isinstance(outcome, Interaction):
                 return self._parting(_json(_NOTHING))
             if _is_plain(request) and not self._leaving:
@@ -156,7 +138,19 @@ class WebhookServer:
             rejection = RejectedError(RejectReason.INTERNAL_ERROR, "relay failed to answer")
         # A name that is not configured is a stranger's text: no label for it.
         self._metrics.rejected(app if app in self._apps else "", rejection.reason)
-        return _refusal(rejection)
+        return self._parting(_refusal(rejection))
+
+    async def _health(self) -> web.Response:
+        """Say no more than what a balancer must know: anybody may ask."""
+        if (now := time.monotonic()) >= self._ask_at:
+            self._ask_at = now + HEALTH_FOR
+            self._why_not = await self._unready()
+        if not self._why_not and not self._leaving:
+            return _json(_READY)
+        response = _json(_NOT_READY)
+        response.set_status(HTTPStatus.SERVICE_UNAVAILABLE)
+        response.headers[hdrs.RETRY_AFTER] = RETRY_AFTER
+        return self._parting(response)
 
     def _parting(self, response: web.Response) -> web.Response:
         if self._leaving:
@@ -185,11 +179,14 @@ class WebhookServer:
             signature=headers.get(_SIGNATURE, ""),
             traceparent=headers.get(_TRACEPARENT, ""),
         )
-        self._server.accepting.add(request.protocol)
+        connection = cast("Connection", request.protocol)
+        self._server.accepting.add(connection)
         try:
-            return await self._accept(raw)
+            outcome = await self._accept(raw)
         finally:
-            self._server.accepting.discard(request.protocol)
+            self._server.accepting.discard(connection)
+        connection.known = True
+        return outcome
 
     async def _read(self, request: web.BaseRequest) -> bytes:
         """Read the body within its bounds of size and time; what is whole already costs nothing."""
@@ -231,12 +228,21 @@ def _app(target: str) -> str | None:
     """Name the app that a request's target means, in whatever form a proxy has written it."""
     if target == PATH:
         return DEFAULT_APP
-    path = re.split("[?#]", _ORIGIN.sub("", target), maxsplit=1)[0]
+    path = _path(target)
     parts = [part for part in path.split("/") if part]
     if not path.startswith("/") or parts[:2] != PATH.split("/")[1:]:
         return None
     names = parts[2:] or [DEFAULT_APP]
     return names[0] if len(names) == 1 else None
+
+
+def _path(target: str) -> str:
+    return re.split("[?#]", _ORIGIN.sub("", target), maxsplit=1)[0]
+
+
+def _asks_health(request: web.BaseRequest) -> bool:
+    asking = request.method in {hdrs.METH_GET, hdrs.METH_HEAD}
+    return asking and _path(request.raw_path) == HEALTH_PATH
 
 
 class _Success(web.StreamResponse):

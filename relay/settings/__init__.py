@@ -92,6 +92,8 @@ class Webhook(_Section):
     max_body_bytes: Bytes = 2**20
     #: A client that has not sent its body by then is answered 408 and cut off.
     read_timeout: Limit = 10
+    #: A connection between two requests; longer than any balancer before it keeps one.
+    idle_timeout: Limit = 620
 
 
 class Admin(_Section):

@@ -15,15 +15,17 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
+from relay.admin import AdminServer
 from relay.contract.normalize import Router, normalize
 from relay.errors import RejectedError, RejectReason
 from relay.events import Challenge, DeadLetterReason, Interaction, Outcome, RawCallback
+from relay.ingress import listener
 from relay.ingress import webhook as webhook_module
 from relay.ingress.pipeline import Pipeline
 from relay.ingress.webhook import WebhookServer
 from relay.journal.journal import Journal
 from relay.observe.metrics import Metrics
-from relay.settings import App, Webhook
+from relay.settings import Admin, App, Webhook
 from tests.fakes import KEY, TOKEN, as_json, challenge, encrypt, journal_at, payload, sign, until
 
 OLDEST = 8 * 3600
@@ -38,6 +40,11 @@ APPS = {
     ),
     "rotating": App.model_validate({"encrypt_key": "new", "previous_encrypt_key": KEY}),
 }
+
+
+async def never() -> str:
+    """Say why no callback is taken."""
+    return "this is no relay"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,15 +73,22 @@ class Answer:
 
 @asynccontextmanager
 async def place_at(
-    path: Path, *, max_bytes: int = 2**30, max_waiting: int = 1000
+    path: Path, *, max_bytes: int = 2**30, max_waiting: int = 1000, idle_timeout: float = 620
 ) -> AsyncIterator[Place]:
     metrics = Metrics()
-    settings = Webhook(host="127.0.0.1", port=0, max_body_bytes=MAX_BODY, read_timeout=READ_TIMEOUT)
+    settings = Webhook(
+        host="127.0.0.1",
+        port=0,
+        max_body_bytes=MAX_BODY,
+        read_timeout=READ_TIMEOUT,
+        idle_timeout=idle_timeout,
+    )
     async with journal_at(
         path / "journal.db", metrics, max_bytes=max_bytes, max_waiting=max_waiting
     ) as journal:
         pipeline = Pipeline(APPS, journal)
-        webhook = WebhookServer(settings, APPS, pipeline.accept, metrics)
+        admin = AdminServer(Admin(), journal, metrics, lambda: False)
+        webhook = WebhookServer(settings, APPS, pipeline.accept, metrics, admin.unready)
         port = await webhook.start()
         try:
             yield Place(port=port, journal=journal, metrics=metrics, webhook=webhook)
@@ -225,7 +239,7 @@ async def test_fault_of_ours_is_answered_and_counted() -> None:
         return Outcome.ACCEPTED
 
     metrics = Metrics()
-    webhook = WebhookServer(Webhook(host="127.0.0.1", port=0), APPS, accept, metrics)
+    webhook = WebhookServer(Webhook(host="127.0.0.1", port=0), APPS, accept, metrics, never)
     port = await webhook.start()
     try:
         with capture_logs() as lines:
@@ -418,7 +432,7 @@ async def test_callback_that_cannot_be_taken_is_told_so() -> None:
     """`{}` means: on disk. The person may click again."""
     body = encrypt(as_json(payload("e-1", event_type="card.action.trigger")))
     accept = Pipeline(APPS, None).accept
-    webhook = WebhookServer(Webhook(host="127.0.0.1", port=0), APPS, accept, Metrics())
+    webhook = WebhookServer(Webhook(host="127.0.0.1", port=0), APPS, accept, Metrics(), never)
     try:
         answer = await post(await webhook.start(), body, sign(body))
     finally:
@@ -529,6 +543,116 @@ async def test_connection_is_used_again(place: Place) -> None:
     assert statuses == [200, 404, 200]
 
 
+async def test_idle_connection_is_kept_as_long_as_the_settings_say(tmp_path: Path) -> None:
+    """Closed by the balancer, never by relay: between two requests, and no longer."""
+    async with place_at(tmp_path, idle_timeout=1) as place:
+        reader, writer = await asyncio.open_connection("127.0.0.1", place.port)
+        async with asyncio.timeout(20):
+            for n in range(3):
+                body = encrypt(as_json(payload(f"e-{n}")))
+                writer.write(head(EVENT, sign(body), length=len(body)) + body)
+                assert (await read_answer(reader)).status == 200
+                answered = time.monotonic()
+                if n < 2:
+                    await asyncio.sleep(0.2)
+            assert await reader.read() == b""
+        assert time.monotonic() - answered > 0.9
+        writer.close()
+
+
+@pytest.mark.parametrize("cut", [1, 30, -1], ids=["first byte", "half a head", "all but a byte"])
+async def test_half_a_request_keeps_a_connection_from_being_idle(cut: int, tmp_path: Path) -> None:
+    """It is on its way when the time is over: it is answered; then the time counts anew."""
+    async with place_at(tmp_path, idle_timeout=0.5) as place:
+        reader, writer = await asyncio.open_connection("127.0.0.1", place.port)
+        async with asyncio.timeout(20):
+            for n in range(2):
+                body = encrypt(as_json(payload(f"e-{n}")))
+                beginning = head(EVENT, sign(body), length=len(body))
+                writer.write(beginning[:cut])
+                # Longer than a connection may be idle.
+                await asyncio.sleep(1.0)
+                writer.write(beginning[cut:] + body)
+                assert (await read_answer(reader)).status == 200
+            assert await reader.read() == b""
+        writer.close()
+
+
+@pytest.mark.parametrize("begun", [b"", b"POST /webhook/event HTTP/1.1\r\nHost: re"])
+async def test_connection_that_never_asked_is_not_kept_for_so_long(
+    begun: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`idle_timeout` is between two requests: a stranger who sends nothing gains nothing."""
+    monkeypatch.setattr(listener, "HEAD_TIMEOUT", 0.3)
+    async with place_at(tmp_path, idle_timeout=600) as place:
+        reader, writer = await asyncio.open_connection("127.0.0.1", place.port)
+        writer.write(begun)
+        async with asyncio.timeout(10):
+            assert await reader.read() == b""
+        writer.close()
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+@pytest.mark.parametrize("target", ["/", "/?probe=1", "http://relay.example.com/"])
+async def test_balancer_is_told_that_callbacks_are_taken(
+    method: str, target: str, place: Place
+) -> None:
+    """At the path that cloud balancers ask by default; it is no refusal, and keeps connections."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", place.port)
+    async with asyncio.timeout(10):
+        for _ in range(2):
+            writer.write(head(target, {}, method=method))
+            answer = await reader.readuntil(b"\r\n\r\n")
+            assert answer.startswith(b"HTTP/1.1 200 ")
+            if method == "GET":
+                assert json.loads(await reader.readexactly(18)) == {"status": "ready"}
+    writer.close()
+    assert rejections(place) == {}
+
+
+async def test_balancer_is_told_that_nothing_can_be_taken(tmp_path: Path) -> None:
+    """And not why: anybody may ask."""
+    async with place_at(tmp_path, max_bytes=1) as place:
+        assert (await post_event(place.port, "e-1")).status == 200
+        assert (await post_event(place.port, "e-2")).status == 503
+        answer = await post(place.port, b"", path="/", method="GET")
+        assert (answer.status, answer.json) == (503, {"status": "not ready"})
+        assert answer.headers["retry-after"] == "5"
+
+
+async def test_balancer_is_told_that_this_replica_leaves(place: Place) -> None:
+    """At once, while events are still taken: its answer of a second ago is no longer good."""
+    assert (await post(place.port, b"", path="/", method="GET")).status == 200
+    place.webhook.leave()
+    answer = await post(place.port, b"", path="/", method="GET")
+    assert (answer.status, answer.headers["connection"]) == (503, "close")
+    assert (await post_event(place.port, "e-1")).status == 200
+
+
+async def test_crowd_that_asks_costs_one_look(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A journal that cannot be written tries a commit when it is asked."""
+    monkeypatch.setattr(webhook_module, "HEALTH_FOR", 600)
+    asked = 0
+
+    async def look() -> str:
+        nonlocal asked
+        asked += 1
+        return ""
+
+    place.webhook._unready = look
+    answers = [await post(place.port, b"", path="/", method="GET") for _ in range(5)]
+    assert {200} == {answer.status for answer in answers}
+    assert asked == 1
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS"])
+async def test_root_is_for_asking_only(method: str, place: Place) -> None:
+    answer = await post(place.port, b"", path="/", method=method)
+    assert (answer.status, answer.json["error"]) == (404, "unknown_path")
+
+
 async def test_trickling_body_is_cut_off_and_delays_nobody(place: Place) -> None:
     """The clock runs for the whole body, not for each byte."""
 
@@ -575,7 +699,7 @@ async def test_head_that_never_ends_is_cut_off(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A connection without a whole request is not kept for ever."""
-    monkeypatch.setattr(webhook_module, "IDLE_TIMEOUT", 0.3)
+    monkeypatch.setattr(listener, "HEAD_TIMEOUT", 0.3)
     async with place_at(tmp_path) as place:
         reader, writer = await asyncio.open_connection("127.0.0.1", place.port)
         writer.write(b"POST /webhook/event HTTP/1.1\r\nHost: re")
@@ -656,7 +780,7 @@ async def test_bodies_being_read_are_bounded_together(
     assert (await post_event(place.port, "e-1")).status == 200
 
 
-def limited(place: Place, most: int) -> webhook_module._Server:
+def limited(place: Place, most: int) -> listener.Listener:
     server = place.webhook._server
     server._most = most
     return server
@@ -673,6 +797,23 @@ async def test_oldest_idle_connection_goes_for_a_new_one(place: Place) -> None:
     assert (await read_answer(busy[0])).status == 408
     for _, writer in (busy, *idle):
         writer.close()
+
+
+async def test_connection_that_has_brought_events_stays_before_strangers(place: Place) -> None:
+    """A balancer keeps few, for long: they would be the oldest when a crowd comes."""
+    server = limited(place, 4)
+    reader, writer = await asyncio.open_connection("127.0.0.1", place.port)
+    crowd = []
+    async with asyncio.timeout(20):
+        for n in range(3):
+            body = encrypt(as_json(payload(f"e-{n}")))
+            writer.write(head(EVENT, sign(body), length=len(body)) + body)
+            assert (await read_answer(reader)).status == 200
+            for _ in range(8):
+                crowd.append(await asyncio.open_connection("127.0.0.1", place.port))
+                await until(lambda: len(server.connections) <= 4)
+    for _, one in (*crowd, (reader, writer)):
+        one.close()
 
 
 #: Beginnings of a request that keep a connection busy.
@@ -830,20 +971,30 @@ async def test_mutated_requests_never_break_it(place: Place) -> None:
     assert (await post_event(place.port, "e-2")).status == 200
 
 
-async def test_leaving_server_answers_and_closes_each_connection(place: Place) -> None:
+#: What a caller may send, and the answer's status.
+CALLS = {
+    "event": (encrypt(as_json(payload("e-1"))), EVENT, 200),
+    "challenge": (encrypt(as_json(challenge())), EVENT, 200),
+    "unsigned": (b"{}", EVENT, 401),
+    "unknown path": (b"{}", "/other", 404),
+}
+
+
+@pytest.mark.parametrize(("body", "path", "status"), CALLS.values(), ids=CALLS)
+async def test_leaving_server_answers_and_closes_each_connection(
+    body: bytes, path: str, status: int, place: Place
+) -> None:
     """A balancer that keeps connections would go on sending here until it is too late."""
-    encrypted = encrypt(as_json(payload("e-1")))
     for leaving in (False, True):
         if leaving:
             place.webhook.leave()
         reader, writer = await asyncio.open_connection("127.0.0.1", place.port)
-        lines = [f"{name}: {value}" for name, value in sign(encrypted).items()]
-        head = [f"POST {EVENT} HTTP/1.1", "Host: x", f"Content-Length: {len(encrypted)}", *lines]
-        writer.write("\r\n".join([*head, "", ""]).encode() + encrypted)
-        answer = await reader.readuntil(b"\r\n\r\n")
-        assert answer.startswith(b"HTTP/1.1 200")
-        assert leaving is (b"connection: close" in answer.lower())
-        if leaving:
-            await asyncio.wait_for(reader.read(), 5)
-            assert reader.at_eof()
+        signed = sign(body) if status == 200 else {}
+        async with asyncio.timeout(10):
+            writer.write(head(path, signed, length=len(body)) + body)
+            answer = await read_answer(reader)
+            assert answer.status == status
+            assert leaving is ("close" in answer.headers.get("connection", "").lower())
+            if leaving:
+                assert await reader.read() == b""
         writer.close()

@@ -82,6 +82,7 @@ def test_least_is_an_app_and_a_broker(monkeypatch: pytest.MonkeyPatch) -> None:
         ("WEBHOOK__MAX_BODY_BYTES", "2MiB", "webhook.max_body_bytes", 2**21),
         ("WEBHOOK__MAX_BODY_BYTES", "1000", "webhook.max_body_bytes", 1000),
         ("WEBHOOK__READ_TIMEOUT", "200ms", "webhook.read_timeout", 0.2),
+        ("WEBHOOK__IDLE_TIMEOUT", "65s", "webhook.idle_timeout", 65),
         ("ADMIN__HOST", "0.0.0.0", "admin.host", "0.0.0.0"),
         ("ADMIN__PORT", "0", "admin.port", 0),
         ("JOURNAL__PATH", "/data/j.db", "journal.path", Path("/data/j.db")),

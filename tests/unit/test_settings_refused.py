@@ -336,6 +336,7 @@ def test_collector_is_at_one_place(url: str, monkeypatch: pytest.MonkeyPatch) ->
         "KAFKA__IDLE_TIMEOUT",
         "CLAIMS__TIMEOUT",
         "WEBHOOK__READ_TIMEOUT",
+        "WEBHOOK__IDLE_TIMEOUT",
         "DRAIN__DELAY",
         "DRAIN__TIMEOUT",
     ],
@@ -357,6 +358,7 @@ def test_time_is_a_number_of_seconds(
         "KAFKA__IDLE_TIMEOUT",
         "CLAIMS__TIMEOUT",
         "WEBHOOK__READ_TIMEOUT",
+        "WEBHOOK__IDLE_TIMEOUT",
     ],
 )
 @pytest.mark.parametrize("value", ["0", "0s", "0.0", "1e-9", "0ms"])
