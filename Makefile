@@ -60,7 +60,9 @@ lab: install ## Break three replicas and their stores as seeds say. SEEDS=20 ARG
 chart: install ## Write the chart's schema and table of values from its values.yaml.
 	$(BIN)/python deploy/chart.py
 
-schemas: install ## Write docs/schemas: the contract for machines.
+schemas: install ## Write docs/schemas, the contract for machines, and the settings' schema.
+	@$(BIN)/python -m relay.settings.told.meanings docs/configuration.md
+	@$(BIN)/relay config schema > docs/relay.schema.json
 	@$(BIN)/relay schema > docs/schemas/asyncapi.json
 	@for name in $$($(BIN)/python -c 'from relay.contract.schemas import schemas; print(*schemas())'); do \
 		$(BIN)/relay schema $$name > docs/schemas/$$name.v1.json; done

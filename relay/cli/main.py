@@ -20,6 +20,7 @@ import uvloop
 
 from relay import __version__, settings
 from relay.cli import claims as cli_claims
+from relay.cli import config as cli_config
 from relay.cli import events as cli_events
 from relay.cli import feishu as cli_feishu
 from relay.cli import schema as cli_schema
@@ -44,6 +45,7 @@ app = typer.Typer(
 app.add_typer(cli_events.app, name="events")
 app.add_typer(cli_claims.app, name="claims")
 app.add_typer(cli_schema.app, name="schema")
+app.add_typer(cli_config.app, name="config")
 
 #: Exit codes: a thing that failed, and a command or configuration that cannot be understood.
 FAILED, MISUSED = 1, 2

@@ -38,7 +38,7 @@ _FORMS = (
 KAFKA_PORT, STORE_PORT, SENTINEL_PORT = 9092, 6379, 26379
 
 
-def _seconds(value: object) -> object:
+def seconds(value: object) -> object:
     """Accept `24h`, `1.5s`, `200ms` and plain numbers of seconds."""
     if isinstance(value, str) and (match := re.fullmatch(_NUMBER + r"\s*(ms|s|m|h|d)", value)):
         return float(match[1]) * _UNITS[match[2]]
@@ -55,7 +55,7 @@ def _names(value: object) -> object:
     return value
 
 
-def _bytes(value: object) -> object:
+def size(value: object) -> object:
     """Accept `8GiB`, `512 MiB` and plain numbers of bytes."""
     if isinstance(value, str) and (match := re.fullmatch(_NUMBER + r"\s*([A-Za-z]*)", value)):
         factor = _SIZES.get(match[2].upper())
@@ -64,7 +64,7 @@ def _bytes(value: object) -> object:
 
 
 #: Reads a time. It stands behind the limits of a setting, or a schema would not show them.
-TIME = BeforeValidator(_seconds)
+TIME = BeforeValidator(seconds)
 #: How long something goes on; zero is not at all.
 Seconds = Annotated[float, Field(ge=0, le=_DAY, allow_inf_nan=False), TIME]
 #: When to give up; at zero nothing would ever be done.
@@ -72,7 +72,7 @@ Limit = Annotated[float, Field(ge=0.01, le=_DAY, allow_inf_nan=False), TIME]
 #: Names in a list.
 Names = Annotated[tuple[str, ...], BeforeValidator(_names)]
 #: What SQLite and Kafka can count.
-Bytes = Annotated[int, Field(gt=0, lt=2**63), BeforeValidator(_bytes)]
+Bytes = Annotated[int, Field(gt=0, lt=2**63), BeforeValidator(size)]
 Count = Annotated[int, Field(gt=0, lt=2**31)]
 #: A port to listen on; 0 is any free one.
 Port = Annotated[int, Field(ge=0, le=_HIGHEST_PORT)]
