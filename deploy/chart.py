@@ -47,6 +47,7 @@ APP: Schema = {
         # A number would lose its last digits on its way through Helm.
         "helpdeskId": TEXT,
         "longConnection": {"type": "boolean"},
+        "signed": {"type": "boolean"},
         "requiredKeys": {"type": "array", "items": TEXT},
     },
 }

@@ -1,6 +1,7 @@
 """An app as an operator names it: who it is, and what vouches for its callbacks."""
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, Field, SecretStr, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
@@ -9,12 +10,8 @@ from relay.settings import values
 from relay.settings.values import MISFIT, Secret
 
 #: What vouches for a callback; any one will do.
-_PROOFS = (
-    "encrypt_key",
-    "previous_encrypt_key",
-    "verification_token",
-    "previous_verification_token",
-)
+_KEYS = ("encrypt_key", "previous_encrypt_key")
+_TOKENS = ("verification_token", "previous_verification_token")
 #: Stands for a value that has a mistake of its own.
 _UNKNOWN = SecretStr("?")
 
@@ -34,6 +31,8 @@ class App(BaseModel):
     previous_encrypt_key: Secret = SecretStr("")
     verification_token: Secret = SecretStr("")
     previous_verification_token: Secret = SecretStr("")
+    #: Refuse to start where a token alone would vouch for a body that nobody has signed.
+    signed: bool = False
     #: Fetch the events over a connection that relay opens, instead of waiting to be called.
     long_connection: Annotated[bool, Field(validate_default=True)] = False
     #: Where this app's API is, if not where `feishu_url` of all says.
@@ -50,8 +49,14 @@ class App(BaseModel):
             if not given.get("app_id", "?") or not _present(given.get("app_secret", _UNKNOWN)):
                 message = "long_connection needs an app_id and an app_secret"
                 raise PydanticCustomError(MISFIT, message)
-        elif not _present(*(given.get(name, _UNKNOWN) for name in _PROOFS)):
+        elif not _any(given, _KEYS + _TOKENS):
             message = "needs an encrypt_key or a verification_token: nobody could be told apart"
+            raise PydanticCustomError(MISFIT, message)
+        if given.get("signed") and _any(given, _TOKENS) and not _any(given, _KEYS):
+            message = (
+                "signed asks for an encrypt_key, and there is none: with its verification_token "
+                "alone, bodies without a signature would be taken"
+            )
             raise PydanticCustomError(MISFIT, message)
         return long_connection
 
@@ -64,6 +69,10 @@ class App(BaseModel):
     def verification_tokens(self) -> tuple[str, ...]:
         """The current token, then the previous one; without those that are not set."""
         return _present(self.verification_token, self.previous_verification_token)
+
+
+def _any(given: Mapping[str, Any], names: tuple[str, ...]) -> bool:
+    return bool(_present(*(given.get(name, _UNKNOWN) for name in names)))
 
 
 def _present(*secrets: SecretStr) -> tuple[str, ...]:

@@ -190,6 +190,7 @@ apps:
     verificationToken: token
     previousVerificationToken: token-before
     longConnection: true
+    signed: true
     helpdeskId: "6626871355780366000"
     feishuUrl: https://open.example.com
     helpdeskToken: helpdesk-token

@@ -871,3 +871,38 @@ def test_login_at_msk_needs_the_signer_and_a_region(
         return
     with pytest.raises(SettingsError, match=said):
         load(monkeypatch, asked)
+
+
+TOKENS = ("VERIFICATION_TOKEN", "PREVIOUS_VERIFICATION_TOKEN")
+
+
+@pytest.mark.parametrize("token", TOKENS)
+@pytest.mark.parametrize("long_connection", ["true", "false"])
+def test_token_alone_does_not_do_where_everything_is_to_be_signed(
+    token: str, long_connection: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A key that is missing by mistake must not open the door to bodies without a signature."""
+    given: Variables = {
+        "RELAY_APPS__DESK__SIGNED": "true",
+        f"RELAY_APPS__DESK__{token}": SECRET,
+        "RELAY_APPS__DESK__LONG_CONNECTION": long_connection,
+        "RELAY_APPS__DESK__APP_ID": "cli_a",
+        "RELAY_APPS__DESK__APP_SECRET": SECRET,
+    }
+    (line,) = mistakes(monkeypatch, given)
+    assert line.startswith("apps.desk (RELAY_APPS__DESK): signed asks for an encrypt_key")
+
+
+@pytest.mark.parametrize("key", ["ENCRYPT_KEY", "PREVIOUS_ENCRYPT_KEY"])
+def test_key_is_what_signed_asks_for(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("SIGNED", "true"), (key, SECRET), ("VERIFICATION_TOKEN", SECRET)):
+        monkeypatch.setenv(f"RELAY_APPS__DESK__{name}", value)
+    assert load(monkeypatch, {}).apps["desk"].signed
+
+
+def test_app_that_takes_no_body_needs_no_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its events come over the long connection alone, whatever `signed` says."""
+    values = {"SIGNED": "true", "LONG_CONNECTION": "true", "APP_ID": "a", "APP_SECRET": SECRET}
+    for name, value in values.items():
+        monkeypatch.setenv(f"RELAY_APPS__DESK__{name}", value)
+    assert load(monkeypatch, {}).apps["desk"].signed

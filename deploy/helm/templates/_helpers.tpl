@@ -77,6 +77,29 @@ previousVerificationToken: PREVIOUS_VERIFICATION_TOKEN
 helpdeskToken: HELPDESK_TOKEN
 {{- end }}
 
+{{- /* Whether an app must have an encrypt key: with somebody else's Secret a misspelt key in it would be a
+missing one, and a token alone would do. Who says which keys are required, or that it is not signed, means it. */}}
+{{- define "relay.signed" -}}
+{{- $asked := or (not .requiredKeys) (has "encryptKey" .requiredKeys) (has "previousEncryptKey" .requiredKeys) -}}
+{{- if hasKey . "signed" | ternary .signed (and .existingSecret $asked) }}yes{{ end -}}
+{{- end }}
+
+{{- /* Of `names`, the one that has the most pairs of letters in common with `name`. */}}
+{{- define "relay.nearest" -}}
+{{- $asked := lower .name -}}
+{{- $nearest := first .names -}}
+{{- $most := 0.0 -}}
+{{- range $name := .names -}}
+{{- $both := 0 -}}
+{{- range $at := until (sub (len $asked) 1 | max 0 | int) -}}
+{{- if contains (substr $at (add $at 2 | int) $asked) (lower $name) }}{{ $both = add1 $both }}{{ end -}}
+{{- end -}}
+{{- $likeness := divf (float64 $both) (add (len $asked) (len $name) | float64) -}}
+{{- if gt $likeness $most }}{{ $most = $likeness }}{{ $nearest = $name }}{{ end -}}
+{{- end -}}
+{{- $nearest -}}
+{{- end }}
+
 {{- /* All settings that are no secrets, as JSON: relay.toml is made of it. */}}
 {{- define "relay.settings" -}}
 {{- $kafka := dict
@@ -100,6 +123,7 @@ helpdeskToken: HELPDESK_TOKEN
 {{- $apps := dict -}}
 {{- range $name, $app := .Values.apps -}}
 {{- $one := dict "long_connection" (default false $app.longConnection) -}}
+{{- with include "relay.signed" $app }}{{ $_ := set $one "signed" true }}{{ end -}}
 {{- with $app.appId }}{{ $_ := set $one "app_id" . }}{{ end -}}
 {{- with $app.feishuUrl }}{{ $_ := set $one "feishu_url" . }}{{ end -}}
 {{- with $app.helpdeskId }}{{ $_ := set $one "helpdesk_id" (toString .) }}{{ end -}}
