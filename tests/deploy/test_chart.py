@@ -209,7 +209,7 @@ settings:
   claims:
     {key_prefix: "desk:", ca_file: /etc/ca.pem, cert_file: /etc/tls.pem, key_file: /etc/key.pem,
      sentinel_username: relay, timeout: 1s}
-  webhook: {host: 127.0.0.1, port: 8081, max_body_bytes: 2MiB, read_timeout: 5s}
+  webhook: {host: 127.0.0.1, port: 8081, max_body_bytes: 2MiB, read_timeout: 5s, idle_timeout: 5m}
   admin: {host: "::", port: 9091}
   journal:
     {path: /data/journal.db, max_bytes: 4GiB, dedupe_window: 48h, max_waiting: 1024,
