@@ -32,6 +32,7 @@ from relay.settings import Delivery, Settings
 
 if TYPE_CHECKING:
     from relay.claims.claims import Claims
+    from relay.console.replica import Parts
     from relay.ingress.longconn import LongConnection
     from relay.observe.spans import Spans
 
@@ -53,7 +54,7 @@ class Relay:
         self.metrics = Metrics()
         #: Set when the webhook listens.
         self.ready = asyncio.Event()
-        self.webhook_port = self.admin_port = 0
+        self.webhook_port = self.admin_port = self.console_port = 0
         self._draining = False
         self._space = Changes(log, "journal_volume_has_space")
 
@@ -74,12 +75,16 @@ class Relay:
             self.admin_port = await admin.start()
             stack.push_async_callback(webhook.stop)
             self.webhook_port = await webhook.start()
+            parts = await self._console(stack)
             journal = journal or await self._journal_when_space(stack, stop)
             if journal is None:
                 return
             pipeline.journal = admin.journal = journal
             connections = self._long_connections(pipeline)
             dispatcher = self._dispatcher(journal, stack)
+            if parts:
+                parts.serve(journal, dispatcher.changes, dispatcher.claims_changes)
+                parts.connections = {one.app: one.changes for one in connections}
             await self._serve(journal, dispatcher, [webhook, *connections], stop)
 
     def _journal_if_space(self, stack: contextlib.AsyncExitStack) -> Journal | None:
@@ -227,6 +232,22 @@ class Relay:
                 while self.metrics.account().pending:
                     dispatcher.idle.clear()
                     await dispatcher.idle.wait()
+
+    async def _console(self, stack: contextlib.AsyncExitStack) -> "Parts | None":
+        """Open the operator's pages; without a password Jinja is not even loaded."""
+        console = self._settings.console
+        if not console.password.get_secret_value():
+            return None
+        from relay.console.replica import Parts
+        from relay.console.server import ConsoleServer
+
+        name, draining = self._settings.claims.replica, lambda: self._draining
+        parts = Parts(name=name, metrics=self.metrics, draining=draining)
+        server = ConsoleServer(console, parts)
+        stack.push_async_callback(server.stop)
+        self.console_port = await server.start()
+        log.info("console_open", console_port=self.console_port)
+        return parts
 
     def _long_connections(self, pipeline: Pipeline) -> list["LongConnection"]:
         """Make one for each app that wants it; without any, protobuf is not even loaded."""

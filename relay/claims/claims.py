@@ -56,7 +56,7 @@ class Claims:
         self._settings = settings
         self._seconds = retention.claim_seconds
         self._metrics = metrics
-        self._changes = Changes(log, "claims_available")
+        self.changes = Changes(log, "claims_available")
         self._store: Store | None = None
         #: Whether it is known what a full store does.
         self._looked = False
@@ -268,14 +268,14 @@ class Claims:
         self._metrics.claims_up.set(awaited)
         self._metrics.awaited(error.replica if isinstance(error, ClaimsAwaitedError) else "")
         if awaited:
-            self._changes.failing("claims_awaited", str(error))
+            self.changes.failing("claims_awaited", str(error))
         else:
-            self._changes.failing("claims_unavailable", str(error))
+            self.changes.failing("claims_unavailable", str(error))
 
     def _succeeded(self, asked: int, lost: int) -> None:
         self._wait = FIRST_WAIT
         self._metrics.awaited("")
-        self._changes.working()
+        self.changes.working()
         self._metrics.claims_up.set(1)
         self._metrics.claims_waiting.set(0)
         self._metrics.claims_asked.inc(asked)

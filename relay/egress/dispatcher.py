@@ -88,7 +88,9 @@ class Dispatcher:
         self._claims = claims
         #: None where no traces are exported.
         self._spans = spans
-        self._changes = Changes(log, "kafka_connected")
+        self.changes = Changes(log, "kafka_connected")
+        #: None where there is one replica only.
+        self.claims_changes = claims.changes if claims else None
         self._recovery = Recovery(journal, publisher, self._settle_below, self._release)
         self._wait = FIRST_WAIT
         #: Events in the next batch at most: half of one for which time may have been too short.
@@ -170,7 +172,7 @@ class Dispatcher:
 
     async def _hold(self, event: str, error: Exception) -> None:
         """Wait before the next attempt, longer each time; the events wait in the journal."""
-        self._changes.failing(event, describe(error))
+        self.changes.failing(event, describe(error))
         await asyncio.sleep(self._wait * random.uniform(0.5, 1))  # noqa: S311 - jitter
         self._wait = min(self._wait * 2, LONGEST_WAIT)
 
@@ -209,7 +211,7 @@ class Dispatcher:
         self._batch_events = min(self._batch_events * 5 // 4 + 1, BATCH_EVENTS)
         self._metrics.kafka_up.set(1)
         self.connected.set()
-        self._changes.working()
+        self.changes.working()
 
     async def _verdict(self, batch: Sequence[StoredEvent]) -> Verdict:
         """Learn which events another replica publishes."""

@@ -84,19 +84,19 @@ class LongConnection:
         metrics: Metrics,
     ) -> None:
         """`credentials` are the app's id and secret."""
-        self._app = app
+        self.app = app
         self._credentials = credentials
         self._feishu_url = feishu_url
         self._accept = accept
         self._metrics = metrics
         self._log = log.bind(app=app)
-        self._changes = Changes(self._log, "long_connection_recovered")
+        self.changes = Changes(self._log, "long_connection_recovered")
         self._stop = asyncio.Event()
         self._stopped = asyncio.Event()
 
     async def run(self) -> None:
         """Keep the connection open until `stop`; nothing that Feishu does ends this."""
-        self._metrics.connected(self._app, up=False)
+        self._metrics.connected(self.app, up=False)
         lost_in_a_row = 0
         try:
             async with aiohttp.ClientSession() as session:
@@ -131,13 +131,13 @@ class LongConnection:
                 raise
             return LostReason.DROPPED
         except FeishuRefusedError as error:
-            self._changes.failing("long_connection_refused", str(error))
+            self.changes.failing("long_connection_refused", str(error))
             return LostReason.REFUSED
         except FeishuUnavailableError as error:
-            self._changes.failing("long_connection_unreachable", str(error))
+            self.changes.failing("long_connection_unreachable", str(error))
             return LostReason.UNREACHABLE
         except Exception as error:  # noqa: BLE001 - the supervisor: no fault may end the loop
-            self._changes.failing("long_connection_failed", type(error).__name__)
+            self.changes.failing("long_connection_failed", type(error).__name__)
             return LostReason.INTERNAL_ERROR
 
     async def _open(
@@ -149,16 +149,17 @@ class LongConnection:
     async def _serve(
         self, socket: aiohttp.ClientWebSocketResponse, endpoint: Endpoint
     ) -> LostReason:
-        connection = _Connection(self._app, socket, endpoint, self._accept, self._metrics)
-        self._changes.working()
+        connection = _Connection(self.app, socket, endpoint, self._accept, self._metrics)
+        self.changes.working()
         self._log.info("long_connection_open", connection=connection.id)
-        self._metrics.connected(self._app, up=True)
+        self._metrics.connected(self.app, up=True)
         try:
             reason = await connection.serve(self._stop)
         finally:
-            self._metrics.connected(self._app, up=False)
+            self._metrics.connected(self.app, up=False)
         if not self._stop.is_set():
             self._log.info("long_connection_lost", connection=connection.id, reason=reason)
+            self.changes.noted("long_connection_lost", reason)
         return reason
 
     async def _rest(self, reason: LostReason, lost_in_a_row: int) -> None:
@@ -168,7 +169,7 @@ class LongConnection:
         with suppress(TimeoutError):
             await asyncio.wait_for(self._stop.wait(), _pause(reason, lost_in_a_row))
         if not self._stop.is_set():
-            self._metrics.reconnecting(self._app, reason)
+            self._metrics.reconnecting(self.app, reason)
 
 
 def _pause(reason: LostReason, lost_in_a_row: int) -> float:

@@ -9,9 +9,11 @@ import logging
 import os
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import MutableMapping
 from contextlib import suppress
+from dataclasses import dataclass, replace
 from typing import Any, TextIO, cast
 
 import structlog
@@ -152,6 +154,17 @@ def _json(fields: MutableMapping[str, Any], **options: Any) -> str:
     return json.dumps(fields, **options).replace("\x7f", "\\u007f")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trouble:
+    """What last went wrong, in the words of the log; Unix times in milliseconds."""
+
+    event: str
+    error: str
+    since: int
+    #: None while it lasts.
+    until: int | None = None
+
+
 class Changes:
     """Logs a repeated condition when it changes, not when it repeats."""
 
@@ -159,15 +172,28 @@ class Changes:
         self._log = log
         self._recovered = recovered
         self._last: tuple[str, str] | None = None
+        #: The last one, also when it is over.
+        self.trouble: Trouble | None = None
 
     def failing(self, event: str, error: str) -> None:
         """Warn about a failure unless it is the one of last time."""
         if self._last != (event, error):
             self._last = (event, error)
+            self.noted(event, error)
             self._log.warning(event, error=error)
+
+    def noted(self, event: str, error: str) -> None:
+        """Keep a trouble that is logged otherwise."""
+        self.trouble = Trouble(event=event, error=error, since=_now())
 
     def working(self) -> None:
         """Say once that the failure is over."""
+        if self.trouble and self.trouble.until is None:
+            self.trouble = replace(self.trouble, until=_now())
         if self._last is not None:
             self._last = None
             self._log.info(self._recovered)
+
+
+def _now() -> int:
+    return int(time.time() * 1000)

@@ -175,6 +175,10 @@ class Metrics:
         self._journal_info.clear()
         self._journal_info.labels(journal).set(1)
 
+    def value(self, name: str, **labels: str) -> float:
+        """Give what a metric shows at this moment; 0 where it shows nothing."""
+        return self.registry.get_sample_value(name, labels) or 0
+
     def account(self) -> Account:
         """Give the totals at this moment; they always balance."""
         return self.ledger.account()

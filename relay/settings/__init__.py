@@ -26,6 +26,7 @@ from relay.errors import SettingsError
 from relay.settings import patterns, topics, values
 from relay.settings.apps import App
 from relay.settings.claims import Claims, OnOutage
+from relay.settings.console import Console
 from relay.settings.environment import SECRETS as _SECRETS
 from relay.settings.environment import Environment, named
 from relay.settings.login import Login, lacking
@@ -54,6 +55,7 @@ __all__ = [
     "App",
     "AppName",
     "Claims",
+    "Console",
     "Delivery",
     "Drain",
     "Journal",
@@ -230,6 +232,7 @@ class Settings(_Section):
     kafka: Kafka
     webhook: Webhook = Webhook()
     admin: Annotated[Admin, Field(validate_default=True)] = Admin()
+    console: Annotated[Console, Field(validate_default=True)] = Console()
     journal: Journal = Journal()
     privacy: Privacy = Privacy()
     claims: Claims = Claims()
@@ -263,12 +266,24 @@ class Settings(_Section):
     @classmethod
     def _apart(cls, admin: Admin, before: ValidationInfo) -> Admin:
         """Two listeners cannot have one port."""
-        webhook = before.data.get("webhook")
-        if webhook and admin.port and admin.port == webhook.port:
-            hosts = {admin.host, webhook.host}
-            if len(hosts) == 1 or hosts & {"0.0.0.0", "::"}:  # noqa: S104 - only compared
-                raise ValueError("has the port of the webhook; each needs its own")
+        _refuse_port_of("webhook", admin, before)
         return admin
+
+    @field_validator("console")
+    @classmethod
+    def _apart_too(cls, console: Console, before: ValidationInfo) -> Console:
+        if console.password.get_secret_value():
+            _refuse_port_of("webhook", console, before)
+            _refuse_port_of("admin", console, before)
+        return console
+
+
+def _refuse_port_of(name: str, listener: Admin | Console, before: ValidationInfo) -> None:
+    other: Webhook | Admin | None = before.data.get(name)
+    if other and listener.port and listener.port == other.port:
+        hosts = {listener.host, other.host}
+        if len(hosts) == 1 or hosts & {"0.0.0.0", "::"}:  # noqa: S104 - only compared
+            raise ValueError(f"has the port of the {name}; each needs its own")
 
 
 def load(config: Path | None = None) -> Settings:

@@ -25,6 +25,7 @@ SECRETS = (
     "__oauth_client_secret",
     "__sentinel_password",
     "__helpdesk_token",
+    "_console__password",
     "_claims__url",
     "_privacy__salt",
 )
