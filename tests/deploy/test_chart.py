@@ -4,6 +4,7 @@ import base64
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -41,6 +42,8 @@ RESOURCES = (
 )
 KUBERNETES = ("1.30", "1.34")
 VALUES = sorted((CHART / "ci").glob("*-values.yaml"))
+#: Values of the chart before this one: all defaults, and all that its users could set.
+RELEASED = ROOT / "tests" / "deploy" / "released"
 NAMES = [path.name.removesuffix("-values.yaml") for path in VALUES]
 
 #: Of the API, that the chart makes.
@@ -461,6 +464,63 @@ def _template(made: Object) -> Object | None:
     spec = made.get("spec")
     template = spec.get("template") if isinstance(spec, dict) else None
     return template["spec"] if template else None
+
+
+def test_openshift_names_the_users(helm: str) -> None:
+    """Its SCC `restricted-v2` refuses pods that name a user or a group."""
+    for made in render(helm, "--values", str(CHART / "ci" / "openshift-values.yaml")):
+        pod = made["spec"] if made["kind"] == "Pod" else _template(made)
+        if pod is None:
+            continue
+        for context in (
+            pod["securityContext"],
+            *(one["securityContext"] for one in pod["containers"]),
+        ):
+            assert not {"runAsUser", "runAsGroup", "fsGroup", "supplementalGroups"} & context.keys()
+        kinds = {kind for volume in pod["volumes"] for kind in volume if kind != "name"}
+        assert kinds <= {"configMap", "projected", "secret", "persistentVolumeClaim", "emptyDir"}
+
+
+@pytest.mark.parametrize("name", ["defaults", "everything"])
+@pytest.mark.parametrize("under", [CHART, RELEASED], ids=["reset", "reuse"])
+def test_values_of_the_last_release_still_render(
+    helm: str, name: str, under: Path, tmp_path: Path
+) -> None:
+    """Over this chart's defaults, or without those that are new; into the same StatefulSet."""
+    chart = tmp_path / "relay"
+    shutil.copytree(CHART, chart)
+    if under is RELEASED:
+        shutil.copy(RELEASED / "defaults.yaml", chart / "values.yaml")
+    given = ("--values", str(RELEASED / f"{name}.yaml"), "--values")
+    minimal = CHART / "ci" / "minimal-values.yaml"
+    rendered = run(
+        [helm, "template", "relay", str(chart), "--namespace", "desk", *given, str(minimal)]
+    )
+    objects = [made for made in yaml.load_all(rendered, yaml.CSafeLoader) if made]
+    spec = one(objects, "StatefulSet", "relay")["spec"]
+    labels = {"app.kubernetes.io/name": "relay", "app.kubernetes.io/instance": "relay"}
+    assert spec["selector"] == {"matchLabels": {**labels, "app.kubernetes.io/component": "relay"}}
+    assert spec["serviceName"] == "relay-headless"
+    assert spec["podManagementPolicy"] == "Parallel"
+    (claim,) = spec["volumeClaimTemplates"]
+    fast = {"accessModes": ["ReadWriteOncePod"], "storageClassName": "fast"}
+    wanted = {"accessModes": ["ReadWriteOnce"]} if name == "defaults" else fast
+    assert claim["metadata"] == {"name": "journal", "labels": labels}
+    assert claim["spec"] == {**wanted, "resources": {"requests": {"storage": "10Gi"}}}
+
+
+def test_runbooks_open(helm: str) -> None:
+    """Each alert leads to its section, where the team reads it."""
+    page = "https://git.example.com/relay/docs/operations.md"
+    alerts = ("--set", "prometheusRule.enabled=true", "--set", f"prometheusRule.runbookUrl={page}")
+    objects = render(helm, "--values", str(CHART / "ci" / "minimal-values.yaml"), *alerts)
+    headings = (ROOT / "docs" / "operations.md").read_text().splitlines()
+    anchors = {line.lstrip("# ").lower() for line in headings if line.startswith("#")}
+    for rule in one(objects, "PrometheusRule")["spec"]["groups"][0]["rules"]:
+        place, _, anchor = rule["annotations"]["runbook_url"].partition("#")
+        assert place == page
+        assert anchor in anchors
+        assert "runbook" not in rule["annotations"]
 
 
 def test_no_secret_is_anywhere_but_in_the_secret(helm: str) -> None:

@@ -37,7 +37,24 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- end }}
 
 {{- define "relay.image" -}}
-{{ .Values.image.repository }}:{{ default .Chart.AppVersion .Values.image.tag }}
+{{ .Values.image.repository }}{{ with .Values.image.digest }}@{{ . }}{{ else }}:{{ default .Chart.AppVersion .Values.image.tag }}{{ end }}
+{{- end }}
+
+{{- /* Of every Service. */}}
+{{- define "relay.ipFamilies" -}}
+{{- with .Values.service.ipFamilyPolicy }}
+ipFamilyPolicy: {{ . }}
+{{- end }}
+{{- with .Values.service.ipFamilies }}
+ipFamilies: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
+
+{{- /* Where relay listens. */}}
+{{- define "relay.everywhere" -}}
+{{- $families := default list .Values.service.ipFamilies -}}
+{{- $both := hasSuffix "DualStack" (default "" .Values.service.ipFamilyPolicy) -}}
+{{ ternary "::" "0.0.0.0" (or $both (has "IPv6" $families)) }}
 {{- end }}
 
 {{- /* The most replicas that there can be. */}}
@@ -65,6 +82,11 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 
 {{- define "relay.gracePeriod" -}}
 {{ .Values.terminationGracePeriodSeconds | default (add (include "relay.drainSeconds" .) 10) | int }}
+{{- end }}
+
+{{- /* Says yes if Kafka is shown the certificate of a KafkaUser. */}}
+{{- define "relay.strimziCertificate" -}}
+{{- if and (.Values.kafka.strimzi).user (eq .Values.kafka.securityProtocol "SSL") }}yes{{ end -}}
 {{- end }}
 
 {{- /* What an app's secrets are called in values and in Secrets, and in relay's environment. */}}
@@ -113,12 +135,13 @@ missing one, and a token alone would do. Who says which keys are required, or th
 {{- with .Values.kafka.oauth.clientId }}{{ $_ := set $kafka "oauth_client_id" . }}{{ end -}}
 {{- with .Values.kafka.oauth.scope }}{{ $_ := set $kafka "oauth_scope" . }}{{ end -}}
 {{- with .Values.kafka.saslUsername }}{{ $_ := set $kafka "sasl_username" . }}{{ end -}}
-{{- if .Values.kafka.tlsSecret -}}
-{{- $_ := set $kafka "ca_file" "/etc/relay/kafka-tls/ca.crt" -}}
-{{- if .Values.kafka.mutualTls -}}
+{{- $strimzi := default dict .Values.kafka.strimzi -}}
+{{- if and $strimzi.user (not .Values.kafka.saslUsername) (hasPrefix "SASL" .Values.kafka.securityProtocol) }}{{ $_ := set $kafka "sasl_username" $strimzi.user }}{{ end -}}
+{{- if $strimzi.cluster }}{{ $_ := set $kafka "ca_file" "/etc/relay/kafka-ca" }}{{ end -}}
+{{- if .Values.kafka.tlsSecret }}{{ $_ := set $kafka "ca_file" "/etc/relay/kafka-tls/ca.crt" }}{{ end -}}
+{{- if or .Values.kafka.mutualTls (include "relay.strimziCertificate" .) -}}
 {{- $_ := set $kafka "cert_file" "/etc/relay/kafka-tls/tls.crt" -}}
 {{- $_ := set $kafka "key_file" "/etc/relay/kafka-tls/tls.key" -}}
-{{- end -}}
 {{- end -}}
 {{- $apps := dict -}}
 {{- range $name, $app := .Values.apps -}}
@@ -135,11 +158,25 @@ missing one, and a token alone would do. Who says which keys are required, or th
   "privacy" (dict "drop" .Values.privacy.drop "hash" .Values.privacy.hash)
   "claims" (dict "on_outage" .Values.claims.onOutage)
   "drain" (dict "delay" .Values.drain.delay "timeout" .Values.drain.timeout)
-  "admin" (dict "host" "0.0.0.0" "port" 9090)
-  "webhook" (dict "port" 8080)
+  "admin" (dict "host" (include "relay.everywhere" .) "port" 9090)
+  "webhook" (dict "host" (include "relay.everywhere" .) "port" 8080)
   "journal" (dict "path" "/var/lib/relay/journal.db")
   "log" (dict "format" "json") -}}
 {{- mustMergeOverwrite $settings (deepCopy .Values.settings) | toJson -}}
+{{- end }}
+
+{{- /* The ports of what is called by HTTP, as JSON; 443 is always there: Feishu names its gateway itself. */}}
+{{- define "relay.httpPorts" -}}
+{{- $settings := include "relay.settings" . | fromJson -}}
+{{- $urls := list (default "" $settings.feishu_url) (default "" $settings.kafka.oauth_token_url) -}}
+{{- range $settings.apps }}{{ $urls = append $urls (default "" .feishu_url) }}{{ end -}}
+{{- range .Values.extraEnv }}{{ if regexMatch "(?i)^https_proxy$" .name }}{{ $urls = append $urls (default "" .value) }}{{ end }}{{ end -}}
+{{- $ports := list 443 -}}
+{{- range compact $urls -}}
+{{- $given := regexFind ":[0-9]+$" (urlParse .).host | trimPrefix ":" -}}
+{{- $ports = append $ports ($given | default (hasPrefix "https" . | ternary "443" "80") | int) -}}
+{{- end -}}
+{{- $ports | uniq | sortAlpha | toJson -}}
 {{- end }}
 
 {{- /* Event type, wildcard, `other` and `dead_letter` with their topics, without the prefix, as JSON. */}}
@@ -239,6 +276,11 @@ missing one, and a token alone would do. Who says which keys are required, or th
 {{- with .Values.privacy.existingSecret }}
 {{ include "relay.secretSource" (dict "name" . "key" "salt" "optional" false "path" "RELAY_PRIVACY__SALT") }}
 {{- end }}
+{{- with (.Values.kafka.strimzi).user }}
+{{- if hasPrefix "SASL" $.Values.kafka.securityProtocol }}
+{{ include "relay.secretSource" (dict "name" . "key" "password" "optional" false "path" "RELAY_KAFKA__SASL_PASSWORD") }}
+{{- end }}
+{{- end }}
 {{- with .Values.kafka.existingSecret }}
 {{- if eq $.Values.kafka.saslMechanism "OAUTHBEARER" }}
 {{ include "relay.secretSource" (dict "name" . "key" "oauthClientSecret" "optional" false "path" "RELAY_KAFKA__OAUTH_CLIENT_SECRET") }}
@@ -275,9 +317,14 @@ capabilities:
 - name: secrets
   mountPath: /etc/relay/secrets
   readOnly: true
-{{- if .Values.kafka.tlsSecret }}
+{{- if or .Values.kafka.tlsSecret (include "relay.strimziCertificate" .) }}
 - name: kafka-tls
   mountPath: /etc/relay/kafka-tls
+  readOnly: true
+{{- end }}
+{{- if (.Values.kafka.strimzi).cluster }}
+- name: kafka-ca
+  mountPath: /etc/relay/kafka-ca
   readOnly: true
 {{- end }}
 {{- with .Values.extraVolumeMounts }}
@@ -297,6 +344,21 @@ capabilities:
 - name: kafka-tls
   secret:
     secretName: {{ .Values.kafka.tlsSecret }}
+    defaultMode: 0440
+{{- else if include "relay.strimziCertificate" . }}
+- name: kafka-tls
+  secret:
+    secretName: {{ .Values.kafka.strimzi.user }}
+    defaultMode: 0440
+    items:
+      - {key: user.crt, path: tls.crt}
+      - {key: user.key, path: tls.key}
+{{- end }}
+{{- with (.Values.kafka.strimzi).cluster }}
+# The whole Secret: while an authority is replaced, the one before stands beside it.
+- name: kafka-ca
+  secret:
+    secretName: {{ . }}-cluster-ca-cert
     defaultMode: 0440
 {{- end }}
 {{- with .Values.extraVolumes }}
