@@ -6,7 +6,7 @@ numbered) → Record (what Kafka gets). Nothing downstream takes an earlier type
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, TypeVar, dataclass_transform
+from typing import Any, TypeAlias, TypeVar, dataclass_transform
 
 T = TypeVar("T")
 
@@ -187,6 +187,8 @@ class StoredEvent:
     origin: str | None = None
     #: The trace that the request belongs to, if it named one.
     traceparent: str | None = None
+    #: Unix time in milliseconds at which it was known to be on disk; None if that is forgotten.
+    stored_at: int | None = None
     #: The body as `exactjson.glance` has read it, or None: it is kept for few events.
     content: Any = field(default=None, compare=False, repr=False)
 
@@ -206,6 +208,10 @@ class Record:
     reason: DeadLetterReason | None = None
     #: When Feishu made the event, RFC 3339 in UTC; None without a time, or a key but its own id.
     created_at: str | None = None
+    #: The ticket that it is about, or else what its key says; None if that is the event's own id.
+    ticket: str | None = None
+    #: The message's own id, as consumers read it.
+    message_id: str | None = None
 
 
 @value
@@ -216,6 +222,16 @@ class Settlement:
     outcome: Outcome
     #: A DeadLetterReason, OTHER_REPLICA or EXPORTED.
     reason: str | None = None
+    #: The event itself; None: what the journal notes of it is read from its row.
+    event: StoredEvent | None = None
+    #: Of its record, if it has one.
+    topic: str | None = None
+    ticket: str | None = None
+    message_id: str | None = None
+
+
+#: Where in its topic a record lies: partition and offset; None: Kafka has not said.
+Landing: TypeAlias = tuple[int, int] | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -27,7 +27,7 @@ from relay.errors import (
     RecordRefusedError,
     RecordTooLargeError,
 )
-from relay.events import Callback, DeadLetterReason, Record, Transport
+from relay.events import Callback, DeadLetterReason, Landing, Record, Transport
 from relay.journal.journal import Journal
 from relay.observe.metrics import Metrics
 
@@ -171,7 +171,7 @@ class MemoryPublisher:
             raise ProducerOustedError("Kafka has ended this producer")
         return self._id
 
-    async def publish(self, records: AsyncIterable[Record], last_seq: int) -> None:
+    async def publish(self, records: AsyncIterable[Record], last_seq: int) -> list[Landing]:
         """Commit the records and the offset as one."""
         journal_id = self._current()
         _meet(self._kafka.before_commit)
@@ -182,10 +182,12 @@ class MemoryPublisher:
         refused = [n for n, record in enumerate(batch) if record.key in self._kafka.refuses]
         if refused:
             raise RecordRefusedError(*refused)
+        first = len(self._kafka.records)
         self._kafka.records += batch
         self._kafka.offsets[journal_id] = last_seq + 1
         self._kafka.signed[journal_id] = self._signed
         _meet(self._kafka.after_commit)
+        return [(0, first + n) for n in range(len(batch))]
 
     async def close(self) -> None:
         """Let go; an epoch that is not used harms nobody."""

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from relay.contract.normalize import Router, dead_letter, normalize
+from relay.contract.normalize import Router, dead_letter, normalize, ticket_of
 from relay.egress.kafka.faults import describe
 from relay.egress.lateness import LATE, Lateness
 from relay.egress.publisher import Publisher
@@ -35,6 +35,7 @@ from relay.errors import (
 from relay.events import (
     OTHER_REPLICA,
     DeadLetterReason,
+    Landing,
     Outcome,
     Record,
     Settlement,
@@ -154,7 +155,7 @@ class Dispatcher:
         """Part from a name that is another's now, and keep what is ours alone: from that seq on."""
         await self._release(alone_from)
         while batch := [event for event in await self._pending() if event.seq < alone_from]:
-            await self._settle(batch, [_lost(event) for event in batch])
+            await self._settle(batch, [self._lost(event) for event in batch])
 
     async def _release(self, first_seq: int) -> None:
         """Let go of claims under a name that we part from, where nobody else has the events."""
@@ -196,10 +197,11 @@ class Dispatcher:
             return
         self._recovery.sending(batch[-1].seq)
         verdict = await self._verdict(batch)
+        claimed_at = None if self._claims is None or verdict.skipped else _now()
         with self._metrics.publish_seconds.time():
-            settlements = await self._publish(batch, verdict)
+            settlements, landings = await self._publish(batch, verdict)
         self._connected()
-        await self._settle(batch, settlements)
+        await self._settle(batch, settlements, claimed_at, landings)
 
     async def _pending(self) -> list[StoredEvent]:
         return await self._journal.pending(BATCH_EVENTS, BATCH_BYTES)
@@ -235,17 +237,17 @@ class Dispatcher:
             for event in batch
         ]
 
-    async def _publish(self, batch: Sequence[StoredEvent], verdict: Verdict) -> list[Settlement]:
-        """Make the records and publish them; give how each event ended."""
-        ours = [
-            event for place, event in enumerate(batch) if not _unpublished(place, event, verdict)
-        ]
+    async def _publish(
+        self, batch: Sequence[StoredEvent], verdict: Verdict
+    ) -> tuple[list[Settlement], Sequence[Landing]]:
+        """Make the records and publish them; give how each event ended, and where they lie."""
+        ours = [event for place, event in enumerate(batch) if _published(place, event, verdict)]
         if not ours:
-            return [settlement for settlement, _ in self._endings(batch, verdict)]
+            return [settlement for settlement, _ in self._endings(batch, verdict)], ()
         settlements: list[Settlement] = []
         records = self._records(batch, verdict, settlements)
         try:
-            await self._publisher.publish(records, batch[-1].seq)
+            landings = await self._publisher.publish(records, batch[-1].seq)
         except RecordRefusedError as error:
             await self._give_up([ours[position] for position in error.positions], error)
             raise
@@ -256,7 +258,7 @@ class Dispatcher:
             self._batch_events = max(len(batch) // 2, 1)
             raise
         self._recovery.heard()
-        return settlements
+        return settlements, landings
 
     async def _records(
         self, batch: Sequence[StoredEvent], verdict: Verdict, settlements: list[Settlement]
@@ -276,8 +278,9 @@ class Dispatcher:
         """Decide how each event ends, and make the record if it is ours to publish."""
         self._lateness.begin()
         for place, event in enumerate(batch):
-            if settlement := _unpublished(place, event, verdict):
-                yield settlement, None
+            if not _published(place, event, verdict):
+                lost = place in verdict.lost
+                yield self._lost(event) if lost else _withheld(event), None
                 continue
             record = self._record(event)
             if record.outcome is Outcome.PUBLISHED:
@@ -289,15 +292,32 @@ class Dispatcher:
                 record.headers.append(LATE)
             yield _settlement(event, record), record
 
+    def _lost(self, event: StoredEvent) -> Settlement:
+        """Say that another replica publishes it; whose ticket it is about is asked here too."""
+        return Settlement(
+            seq=event.seq,
+            outcome=Outcome.DUPLICATE,
+            reason=OTHER_REPLICA,
+            event=event,
+            ticket=ticket_of(event, self._router),
+        )
+
     def _record(self, event: StoredEvent) -> Record:
         """Make one record; whatever happens here, the next event gets its turn."""
         if event.refused:
-            return dead_letter(event, self._router, event.refused, keep_value=False)
+            return self._letter(event, event.refused, keep_value=False)
         try:
             return normalize(event, self._router)
         except Exception as error:  # noqa: BLE001 - one event's fault never stops the next
             log.warning("normalize_failed", event_id=event.event_id, error=type(error).__name__)
-            return dead_letter(event, self._router, DeadLetterReason.INTERNAL_ERROR)
+            return self._letter(event, DeadLetterReason.INTERNAL_ERROR)
+
+    def _letter(
+        self, event: StoredEvent, reason: DeadLetterReason, *, keep_value: bool = True
+    ) -> Record:
+        """Make a dead letter of what is an event: an operator looks for its ticket."""
+        letter = dead_letter(event, self._router, reason, keep_value=keep_value)
+        return replace(letter, ticket=ticket_of(event, self._router))
 
     async def _give_up(self, events: Sequence[StoredEvent], error: RecordRefusedError) -> None:
         """Make dead letters of what the broker refuses; what is not too large gets one more try."""
@@ -319,14 +339,18 @@ class Dispatcher:
                 log.warning("record_refused", event_id=name, bytes=size, error=str(error))
 
     async def _settle(
-        self, batch: Sequence[StoredEvent], settlements: Sequence[Settlement]
+        self,
+        batch: Sequence[StoredEvent],
+        settlements: Sequence[Settlement],
+        claimed_at: int | None = None,
+        landings: Sequence[Landing] = (),
     ) -> None:
         """Write down how the batch ended, then count it."""
-        now = int(time.time() * 1000)
+        now = _now()
         self._lateness.published()
         if self._claims:
             self._claims.published()
-        await self._journal.settle(settlements, now)
+        await self._journal.settle(settlements, now, claimed_at, landings)
         if self._spans:
             self._spans.settled(batch, settlements, now)
         self._metrics.ledger.settled(Counter(settlement.outcome for settlement in settlements))
@@ -335,18 +359,27 @@ class Dispatcher:
                 self._metrics.end_to_end_seconds.observe((now - event.received_at) / 1000)
 
 
-def _unpublished(place: int, event: StoredEvent, verdict: Verdict) -> Settlement | None:
-    """Say how an event ends that is for no topic, or not for us to publish."""
-    if place in verdict.lost:
-        return _lost(event)
-    if withheld(event.event_type):
-        return Settlement(seq=event.seq, outcome=Outcome.WITHHELD)
-    return None
+def _published(place: int, event: StoredEvent, verdict: Verdict) -> bool:
+    """Whether an event is for a topic, and for us to publish."""
+    return place not in verdict.lost and not withheld(event.event_type)
 
 
-def _lost(event: StoredEvent) -> Settlement:
-    return Settlement(seq=event.seq, outcome=Outcome.DUPLICATE, reason=OTHER_REPLICA)
+def _withheld(event: StoredEvent) -> Settlement:
+    return Settlement(seq=event.seq, outcome=Outcome.WITHHELD, event=event)
 
 
 def _settlement(event: StoredEvent, record: Record) -> Settlement:
-    return Settlement(seq=event.seq, outcome=record.outcome, reason=record.reason)
+    return Settlement(
+        seq=event.seq,
+        outcome=record.outcome,
+        reason=record.reason,
+        event=event,
+        topic=record.topic,
+        ticket=record.ticket,
+        message_id=record.message_id,
+    )
+
+
+def _now() -> int:
+    """Unix time in milliseconds."""
+    return int(time.time() * 1000)

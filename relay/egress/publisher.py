@@ -16,7 +16,7 @@ from relay.egress.kafka.topics import ensure, journal_topic
 from relay.egress.kafka.transactions import End
 from relay.egress.tenure import Place
 from relay.errors import KafkaUnavailableError
-from relay.events import Record
+from relay.events import Landing, Record
 from relay.settings import Kafka
 
 
@@ -35,8 +35,11 @@ class Publisher(Protocol):
     async def confirm(self, settled_seq: int) -> None:
         """Raise ProducerOustedError if another process has opened this journal; changes nothing."""
 
-    async def publish(self, records: AsyncIterable[Record], last_seq: int) -> None:
-        """Publish all records, in order per key; `last_seq` is the journal's place after them."""
+    async def publish(self, records: AsyncIterable[Record], last_seq: int) -> Sequence[Landing]:
+        """Publish all records, in order per key; `last_seq` is the journal's place after them.
+
+        Gives where each of them lies.
+        """
 
     async def close(self) -> None:
         """Let go of the connection, whatever state it is in."""
@@ -159,12 +162,13 @@ class ExactlyOncePublisher(_Session):
             await self._send_offset(producer, settled_seq + 1)
             await producer.abort()
 
-    async def publish(self, records: AsyncIterable[Record], last_seq: int) -> None:
+    async def publish(self, records: AsyncIterable[Record], last_seq: int) -> list[Landing]:
         """Commit the records and `last_seq` + 1 as one; on any other error nothing is known."""
         async with self._transaction() as producer:
-            await producer.send(records)
+            landings = await producer.send(records)
             await self._send_offset(producer, last_seq + 1)
             await producer.commit()
+        return landings
 
     @asynccontextmanager
     async def _transaction(self) -> AsyncIterator[Producer]:
@@ -192,8 +196,8 @@ class AtLeastOncePublisher(_Session):
     async def confirm(self, settled_seq: int) -> None:
         """Kafka cannot tell: nothing fences without transactions."""
 
-    async def publish(self, records: AsyncIterable[Record], last_seq: int) -> None:
+    async def publish(self, records: AsyncIterable[Record], last_seq: int) -> list[Landing]:
         """Publish the records; they are on all in-sync replicas when this returns."""
         del last_seq
         async with self._in_time():
-            await self._opened().send(records)
+            return await self._opened().send(records)

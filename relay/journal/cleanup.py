@@ -12,6 +12,7 @@ import structlog
 from relay.events import DeadLetterReason
 from relay.journal import file
 from relay.journal.retention import Retention
+from relay.journal.rows import lives
 
 log = structlog.get_logger()
 
@@ -61,9 +62,16 @@ class CleanUp:
         last = self._retention.passed(self._connection)
         old = self._connection.execute(_NEXT, (self._passed_seq, last, rows)).fetchall()
         if old:
-            self._connection.execute(_TIDY, (*old[0], *old[-1], self._undecided))
+            self._delete(old[0][0], old[-1][0])
             self._passed_seq = old[-1][0]
         return len(old)
+
+    def _delete(self, first: int, last: int) -> None:
+        def work() -> None:
+            self._connection.execute(_TIDY, (first, last, self._undecided))
+            lives.forget(self._connection, first, last)
+
+        file.transaction(self._connection, work)
 
     def strip(self, rows: int) -> int:
         """Walk on over settled rows, and let go of their bodies; give how many rows they were.

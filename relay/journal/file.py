@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 #: "rely" in ASCII, in the header of every journal.
 APPLICATION_ID = 0x72656C79
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 #: What makes a journal of an earlier version one of the next.
 _CHANGES = {
     1: ("ALTER TABLE events ADD COLUMN traceparent TEXT",),
@@ -39,6 +39,22 @@ _CHANGES = {
         "ALTER TABLE journal ADD COLUMN awaited TEXT NOT NULL DEFAULT ''",
         "ALTER TABLE journal ADD COLUMN awaited_since INTEGER",
         "CREATE TABLE marks (open_for INTEGER PRIMARY KEY, seq INTEGER NOT NULL) STRICT",
+    ),
+    3: (
+        "ALTER TABLE journal ADD COLUMN lives_from INTEGER NOT NULL DEFAULT 0",
+        (
+            "UPDATE journal SET lives_from = 1 + coalesce("
+            "(SELECT seq FROM sqlite_sequence WHERE name = 'events'), 0)"
+        ),
+        (
+            "CREATE TABLE lives (seq INTEGER PRIMARY KEY, kind INTEGER NOT NULL,"
+            " received_at INTEGER NOT NULL, stored_after INTEGER, claimed_after INTEGER,"
+            ' "partition" INTEGER, "offset" INTEGER, ticket ANY, message_id ANY) STRICT'
+        ),
+        (
+            "CREATE TABLE kinds (kind INTEGER PRIMARY KEY, app TEXT NOT NULL, event_type TEXT,"
+            " transport TEXT NOT NULL, outcome TEXT NOT NULL, reason TEXT, topic TEXT) STRICT"
+        ),
     ),
 }
 #: The mode of what is made: it holds, or lies beside, customers' words.

@@ -19,10 +19,11 @@ from typing import Any
 import orjson
 
 from relay.errors import HandoverError
-from relay.events import EXPORTED, Outcome, Transport, withheld
+from relay.events import EXPORTED, Outcome, Settlement, Transport, withheld
 from relay.journal import file as journalfile
 from relay.journal.disk import faults
-from relay.journal.rows import identity
+from relay.journal.rows import identity, lives
+from relay.journal.rows.lives import Lives
 from relay.observe import traces
 
 #: The first line's version, and rows of one transaction.
@@ -42,6 +43,7 @@ _PENDING = (
     f"SELECT seq, {', '.join(_FIELDS)}, origin, body FROM events"  # noqa: S608 - constants
     " WHERE outcome IS NULL ORDER BY seq"
 )
+_SEQS = "SELECT seq FROM events WHERE outcome IS NULL AND seq <= ? ORDER BY seq"
 _COUNT_PENDING = "SELECT count(*) FROM events WHERE outcome IS NULL"
 _EXPORTED = (
     "UPDATE events SET outcome = ?, reason = ?, settled_at = ? WHERE outcome IS NULL AND seq <= ?"
@@ -78,9 +80,8 @@ def write(journal: Path, target: Path) -> int:
         finished = _finished(connection, draft)
         if finished is None:
             count, last_seq = _write_draft(connection, draft)
-            values = (Outcome.DUPLICATE, EXPORTED, int(time.time() * 1000), last_seq)
             journalfile.sync_directory(draft.parent)
-            journalfile.transaction(connection, lambda: connection.execute(_EXPORTED, values))
+            journalfile.transaction(connection, lambda: _let_go(connection, last_seq))
         draft.rename(target)
         journalfile.sync_directory(target.parent)
         if finished is None:
@@ -92,6 +93,17 @@ def write(journal: Path, target: Path) -> int:
         )
         raise HandoverError(f"{message} has {more} more since then: export again, to another file")
     return finished
+
+
+def _let_go(connection: sqlite3.Connection, last_seq: int) -> None:
+    """Settle what the file has."""
+    notes = Lives()
+    pending = connection.execute(_SEQS, (last_seq,))
+    while rows := pending.fetchmany(ROWS):
+        ends = [Settlement(seq=seq, outcome=Outcome.DUPLICATE, reason=EXPORTED) for (seq,) in rows]
+        notes.write(connection, ends)
+    values = (Outcome.DUPLICATE, EXPORTED, int(time.time() * 1000), last_seq)
+    connection.execute(_EXPORTED, values)
 
 
 def _connected(journal: Path) -> sqlite3.Connection:
@@ -178,6 +190,7 @@ def _add(
             continue
         if known:
             connection.execute("DELETE FROM events WHERE seq = ?", known[:1])
+            lives.forget(connection, known[0], known[0])
         values = [event[name] for name in _FIELDS]
         connection.execute(_ADD, (*values, comes_from, b64decode(event["body"])))
         added += 1

@@ -5,6 +5,7 @@ It never resolves an add before its commit has been fsynced, and it never reads 
 
 import asyncio
 import sqlite3
+import time
 from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
 from dataclasses import replace
@@ -18,6 +19,7 @@ from relay.errors import JournalNoSpaceError, RejectedError, RejectReason, Stopp
 from relay.events import (
     Callback,
     DeadLetterReason,
+    Landing,
     Outcome,
     Settlement,
     StoredEvent,
@@ -33,6 +35,7 @@ from relay.journal.retention import Retention
 from relay.journal.rows import claimed
 from relay.journal.rows.claimed import Claimed
 from relay.journal.rows.identity import Identity, write
+from relay.journal.rows.lives import Lives
 from relay.journal.rows.stored import COLUMNS, from_callback, from_row
 from relay.journal.writer import WRITER, Writer
 from relay.observe.metrics import Metrics
@@ -87,6 +90,8 @@ class Journal:
         self._waiting = self._waiting_bytes = 0
         self._writable, self._full, self._cramped = True, False, False
         self._backlog = Backlog()
+        #: The writer's thread alone may ask.
+        self._lives = Lives()
         self._loop = asyncio.get_running_loop()
         #: Set whenever there is something new to dispatch.
         self.arrived = asyncio.Event()
@@ -180,10 +185,25 @@ class Journal:
         self._writer.put(Add(callback=callback, token=future))
         return await future
 
-    async def settle(self, settlements: Sequence[Settlement], settled_at: int) -> None:
-        """Mark pending events as ended, durably. `settled_at` is Unix time in milliseconds."""
+    async def settle(
+        self,
+        settlements: Sequence[Settlement],
+        settled_at: int,
+        claimed_at: int | None = None,
+        landings: Sequence[Landing] = (),
+    ) -> None:
+        """Mark pending events as ended, durably, and note what is known of their lives.
+
+        Times are Unix time in milliseconds; `landings` are those of the
+        settlements that have a topic.
+        """
         seqs = (settlements[0].seq, settlements[-1].seq)
-        await self._call(lambda connection: _settle(connection, settlements, settled_at), seqs)
+
+        def work(connection: sqlite3.Connection) -> None:
+            self._lives.write(connection, settlements, claimed_at, landings)
+            _settle(connection, settlements, settled_at)
+
+        await self._call(work, seqs)
         self._backlog.settle(settlements[-1].seq)
 
     async def mark_refused(self, seqs: Sequence[int], reason: DeadLetterReason) -> None:
@@ -331,11 +351,13 @@ class Journal:
         self._writable = True
         self._metrics.commit_seconds.observe(commit.seconds)
         self._count(commit)
+        now = int(time.time() * 1000)
         for add, seq in zip(commit.adds, commit.seqs, strict=True):
             if seq is None:
                 _finish(add.token, Outcome.DUPLICATE)
                 continue
-            self._backlog.add(from_callback(add.callback, seq, parsed=len(self._backlog) < PARSED))
+            parsed = len(self._backlog) < PARSED
+            self._backlog.add(from_callback(add.callback, seq, now, parsed=parsed))
             _finish(add.token, _first_outcome(add.callback))
         for call in commit.calls:
             _finish(call.token)

@@ -1,7 +1,7 @@
 -- The journal: every accepted event, from its arrival until the dedupe window has passed.
 -- WAL and application_id are set in journalfile.py, before this runs.
 
-PRAGMA user_version = 3;
+PRAGMA user_version = 4;
 
 -- One row: who this journal is to Kafka.
 CREATE TABLE journal (
@@ -30,7 +30,9 @@ CREATE TABLE journal (
     -- The replica whose past must be in the claims store before this journal's events are published,
     -- and `open_for` when the wait began; NULL when it is over.
     awaited TEXT NOT NULL DEFAULT '',
-    awaited_since INTEGER
+    awaited_since INTEGER,
+    -- From this seq on each settled event has its row in `lives`; before it are those of version 3.
+    lives_from INTEGER NOT NULL DEFAULT 0
 ) STRICT;
 
 -- When `open_for` was so much, every event up to `seq` had its ending.
@@ -73,3 +75,35 @@ CREATE TABLE events (
 
 -- What the dispatcher reads; it holds pending rows only, so it stays small.
 CREATE INDEX events_pending ON events (seq) WHERE outcome IS NULL;
+
+-- What is known of a settled event beside its body: no more than some 50 bytes, so that whoever
+-- looks for a ticket or a rare ending can read all rows of it. Its place in a topic is in the same
+-- commit as its settling.
+CREATE TABLE lives (
+    seq INTEGER PRIMARY KEY,
+    kind INTEGER NOT NULL,
+    -- As in `events`.
+    received_at INTEGER NOT NULL,
+    -- Milliseconds later it was known to be on disk, and claimed; NULL if that is not known, or not
+    -- so. When it was published is its event's settled_at.
+    stored_after INTEGER,
+    claimed_after INTEGER,
+    -- Of its record in the topic; NULL without one, and where a crash has cost the broker's word.
+    "partition" INTEGER,
+    "offset" INTEGER,
+    -- The ticket's id, else the record's key unless it is the event id; as a number if it is one.
+    ticket ANY,
+    message_id ANY
+) STRICT;
+
+-- What many events have in common.
+CREATE TABLE kinds (
+    kind INTEGER PRIMARY KEY,
+    app TEXT NOT NULL,
+    -- NULL stands for any, once there are very many.
+    event_type TEXT,
+    transport TEXT NOT NULL,
+    outcome TEXT NOT NULL,
+    reason TEXT,
+    topic TEXT
+) STRICT;

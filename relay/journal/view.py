@@ -11,11 +11,19 @@ from pathlib import Path
 from typing import Any
 
 from relay.errors import EventNotFoundError, EventNotReplayableError
-from relay.events import Callback, DeadLetterReason, StoredEvent, Transport, refusal, withheld
+from relay.events import (
+    Callback,
+    DeadLetterReason,
+    Outcome,
+    StoredEvent,
+    Transport,
+    refusal,
+    withheld,
+)
 from relay.journal import file
 from relay.journal.disk import faults
 from relay.journal.retention import Retention
-from relay.journal.rows import claimed
+from relay.journal.rows import claimed, lives
 
 #: How `relay events list` names an event that has no outcome yet.
 PENDING = "pending"
@@ -208,6 +216,7 @@ class JournalView:
                 raise EventNotReplayableError(f"the full journal let go of the body of {event_id}")
             row = self._connection.execute(_COPY, (entry.seq,)).fetchone()
             self._connection.execute("DELETE FROM events WHERE seq = ?", (entry.seq,))
+            lives.forget(self._connection, entry.seq, entry.seq)
             self._connection.execute(_REPLAY, row)
 
         file.begin_if_idle(self._path, self._connection)
@@ -223,6 +232,7 @@ class JournalView:
             self._connection.execute(
                 "UPDATE events SET reason = 'discarded' WHERE seq = ?", (entry.seq,)
             )
+            self._note(entry)
 
         file.transaction(self._connection, work)
 
@@ -237,8 +247,19 @@ class JournalView:
             if entry.outcome == PENDING:
                 raise EventNotReplayableError(f"event {event_id} is still pending")
             self._connection.execute(_ERASE, (entry.seq,))
+            self._note(entry)
+            if self._has_lives():
+                lives.erase(self._connection, entry.seq)
 
         file.transaction(self._connection, work)
+
+    def _note(self, entry: Entry) -> None:
+        """Let a dead letter that is decided upon be found as such."""
+        if entry.outcome == Outcome.DEAD_LETTER and self._has_lives():
+            lives.decided(self._connection, entry.seq, "discarded")
+
+    def _has_lives(self) -> bool:
+        return file.version(self._connection) >= lives.SINCE
 
 
 @contextmanager

@@ -32,7 +32,7 @@ from relay.errors import (
     RecordRefusedError,
     RecordTooLargeError,
 )
-from relay.events import Outcome, Record
+from relay.events import Landing, Outcome, Record
 from relay.settings import Kafka, Settings
 from tests.conftest import need_kafka
 from tests.fakes import MemoryKafka, MemoryPublisher, until
@@ -49,6 +49,7 @@ class Seen:
     headers: tuple[tuple[str, bytes], ...]
     timestamp: int
     partition: int
+    offset: int
 
 
 @dataclass(slots=True, kw_only=True)
@@ -115,6 +116,7 @@ def _seen(record: Any) -> Seen:
         headers=tuple(record.headers),
         timestamp=record.timestamp,
         partition=record.partition,
+        offset=record.offset,
     )
 
 
@@ -130,8 +132,9 @@ def memory_place() -> Place:
                 headers=tuple(record.headers),
                 timestamp=record.timestamp,
                 partition=0,
+                offset=offset,
             )
-            for record in kafka.records
+            for offset, record in enumerate(kafka.records)
         ]
 
     return Place(
@@ -239,6 +242,23 @@ async def test_record_arrives_as_it_was_given(place: Place) -> None:
     assert [(one.key, one.value, tuple(one.headers), one.timestamp) for one in records] == [
         (one.key, one.value, one.headers, one.timestamp) for one in found
     ]
+
+
+async def test_where_each_record_lies_is_told(place: Place) -> None:
+    """As a consumer reads it, over several transactions; each of them leaves a mark between."""
+    publisher = place.make()
+    landed: dict[bytes | None, Landing] = {}
+    records = [record(place.topic, f"k-{n % 5}", b"%d" % n + b"x" * 9_000) for n in range(90)]
+    try:
+        await opened(publisher, place.journal_id)
+        for first in range(0, 90, 30):
+            some = records[first : first + 30]
+            landings = await publisher.publish(stream(some), first + 30)
+            landed |= {one.value: where for one, where in zip(some, landings, strict=True)}
+        found = await place.see(90)
+    finally:
+        await publisher.close()
+    assert landed == {one.value: (one.partition, one.offset) for one in found}
 
 
 async def test_order_per_key_is_kept_over_batches(place: Place) -> None:

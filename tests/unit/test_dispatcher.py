@@ -20,7 +20,7 @@ from relay.errors import (
     KafkaUnavailableError,
     RecordRefusedError,
 )
-from relay.events import DeadLetterReason, Fate, Outcome, Record
+from relay.events import DeadLetterReason, Fate, Landing, Outcome, Record
 from relay.journal import file
 from relay.journal.journal import Journal
 from relay.observe.account import Account
@@ -114,7 +114,7 @@ class NarrowPublisher(MemoryPublisher):
         super().__init__(kafka)
         self.sizes: list[int] = []
 
-    async def publish(self, records: AsyncIterable[Record], last_seq: int) -> None:
+    async def publish(self, records: AsyncIterable[Record], last_seq: int) -> list[Landing]:
         batch = [one async for one in records]
         self.sizes.append(len(batch))
         if len(batch) > self.fits:
@@ -124,7 +124,7 @@ class NarrowPublisher(MemoryPublisher):
             for one in batch:
                 yield one
 
-        await super().publish(again(), last_seq)
+        return await super().publish(again(), last_seq)
 
 
 async def test_batch_for_which_time_is_too_short_is_made_smaller(path: Path) -> None:

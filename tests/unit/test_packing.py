@@ -49,6 +49,24 @@ def record(timestamp: int, topic: str = "t") -> Record:
     )
 
 
+def test_each_record_lies_behind_the_one_before_in_its_produce_batch() -> None:
+    """Whatever the order of the answers; a broker may have forgotten an offset."""
+
+    def taken(partition: int, offset: int, *positions: int) -> Delivery:
+        return Delivery(
+            topic="t",
+            positions=positions,
+            age=0,
+            fate=Fate.ACCEPTED,
+            partition=partition,
+            offset=offset,
+        )
+
+    answers = [taken(3, 40, 0, 2, 5), taken(1, 0, 1, 3), taken(3, -1, 4)]
+    assert Packing().learn(answers) == [(3, 40), (1, 0), (3, 41), (1, 1), None, (3, 42)]
+    assert Packing().learn([]) == []
+
+
 def packed(packing: Packing, ages: Sequence[int], topic: str = "t") -> tuple[list[int], Batch]:
     """Pack records of these ages into one batch; give the ages that they bear."""
     builder = Builder()

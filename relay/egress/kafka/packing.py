@@ -17,7 +17,7 @@ from relay.errors import (
     RecordRefusedError,
     RecordTooLargeError,
 )
-from relay.events import Fate, Record
+from relay.events import Fate, Landing, Record
 from relay.observe import clock
 
 #: Bytes of one produce batch; a larger record travels alone, so that it can be refused alone.
@@ -44,6 +44,9 @@ class Delivery:
     fate: Fate
     #: What the client raised, unless it was accepted.
     error: BaseException | None = None
+    partition: int = 0
+    #: The offset of its first record; below zero if the broker has forgotten it.
+    offset: int = -1
 
 
 class Batch:
@@ -129,16 +132,17 @@ class Packing:
         """Whether the record may be in one batch with those: a suspect only with suspects."""
         return (position in self._suspects) == (batch.most != math.inf)
 
-    def learn(self, deliveries: Sequence[Delivery]) -> None:
-        """Raise unless all were accepted; what was refused is sent otherwise the next time.
+    def learn(self, deliveries: Sequence[Delivery]) -> list[Landing]:
+        """Give where each record lies; raise unless all were accepted.
 
+        What was refused is sent otherwise the next time.
         BatchRefusedError: try again at once. RecordTooLargeError, RecordRefusedError: these records
         were alone. Else what the broker said of the first one, and nothing is known.
         """
         failed = [one for one in deliveries if one.fate is not Fate.ACCEPTED]
         if not failed:
             self._suspects = ()
-            return
+            return _landings(deliveries)
         # A refused batch lets later ones of its partition fail for their place in the order: what
         # is known to be refused counts first.
         self._date_anew([one for one in failed if one.fate is Fate.TIME_REFUSED])
@@ -168,6 +172,16 @@ class Packing:
             self._most = max(len(one.positions) for one in refused) // _PARTS or 1
             message = f"{refused[0].topic}: refused with {_why(refused)}"
             raise BatchRefusedError(message, Fate.REFUSED)
+
+
+def _landings(deliveries: Sequence[Delivery]) -> list[Landing]:
+    """Put the offsets in the order of the records: in a produce batch they follow each other."""
+    landings: list[Landing] = [None] * sum(len(one.positions) for one in deliveries)
+    for one in deliveries:
+        if one.offset >= 0:
+            for offset, position in enumerate(one.positions, one.offset):
+                landings[position] = (one.partition, offset)
+    return landings
 
 
 def _alone(refused: Sequence[Delivery]) -> list[int]:

@@ -24,7 +24,7 @@ from relay.egress.kafka.client import client_options
 from relay.egress.kafka.faults import complete, fate_of
 from relay.egress.kafka.packing import Batch, Delivery, Packing
 from relay.errors import KafkaRefusedError
-from relay.events import Record
+from relay.events import Landing, Record
 from relay.settings import Kafka
 
 #: Seconds to wait for a producer that is thrown away.
@@ -123,10 +123,11 @@ class Producer:
         """End the transaction: nothing of it ever was."""
         await self._producer.abort_transaction()
 
-    async def send(self, records: AsyncIterable[Record]) -> None:
+    async def send(self, records: AsyncIterable[Record]) -> list[Landing]:
         """Pack the records as they come, send them, and wait for the brokers' word on each.
 
-        Raises what `Packing.learn` does if they did not take all of it.
+        Gives where each of them lies, in their order. Raises what `Packing.learn` does if they did
+        not take all of it.
         """
         producer, packing = self._producer, self._packing
         open_batches: dict[tuple[str, int], Batch] = {}
@@ -155,7 +156,7 @@ class Producer:
             position += 1
         for (_, partition), batch in open_batches.items():
             await send(partition, batch)
-        packing.learn(await self._delivered(sent))
+        return packing.learn(await self._delivered(sent))
 
     async def _delivered(self, sent: Sequence[tuple[asyncio.Future[Any], Batch]]) -> list[Delivery]:
         results = await asyncio.gather(*(future for future, _ in sent), return_exceptions=True)
@@ -177,6 +178,8 @@ def _delivery(batch: Batch, result: Any) -> Delivery:
     error = result if isinstance(result, BaseException) else None
     return Delivery(
         topic=batch.topic,
+        partition=-1 if error else result.partition,
+        offset=-1 if error else result.offset,
         positions=batch.positions,
         age=batch.age,
         fate=fate_of(error),

@@ -22,12 +22,15 @@ _LEFT_FREE = 2
 
 _NEXT = "SELECT * FROM events WHERE seq > ? ORDER BY seq LIMIT ?"
 _REST = "SELECT * FROM events WHERE seq > ? ORDER BY seq"
+_LIVES = "SELECT * FROM lives WHERE seq > ? AND seq <= ?"
+_LIFE = "SELECT * FROM lives WHERE seq = ?"
+_NO_LIVES = "DELETE FROM lives WHERE seq NOT IN (SELECT seq FROM events)"
 _PENDING = "SELECT seq FROM events WHERE outcome IS NULL"
 _ENDING = "SELECT outcome, reason, settled_at, seq FROM events WHERE seq = ?"
 _END = "UPDATE events SET outcome = ?, reason = ?, settled_at = ? WHERE seq = ?"
 _LAST = "SELECT coalesce(max(seq), 0) FROM events"
 #: All but the events, however many there will be.
-_TABLES = "SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT IN ('events')"
+_TABLES = "SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT IN ('events', 'lives')"
 
 
 def write(journal: Path, target: Path, progress: Callable[[float], None] = lambda _: None) -> int:
@@ -88,8 +91,11 @@ def _copy_events(
     done = 0
     while True:
         first = done
+        source.execute("BEGIN")
         _put(copy, source.execute(_NEXT, (done, BITE)))
         done = int(copy.execute(_LAST).fetchone()[0])
+        _put(copy, source.execute(_LIVES, (first, done)), "lives")
+        source.execute("COMMIT")
         progress(min(1.0, done / max(last, 1)))
         # The ids have gaps: what counts is whether there is as much again.
         if done == first or file.last_seq(source) - done < BITE:
@@ -106,6 +112,10 @@ def _copy_end(source: sqlite3.Connection, copy: sqlite3.Connection) -> None:
     copy.execute("BEGIN")
     copy.executemany(_END, [ending for ending in endings.values() if ending])
     copy.executemany("DELETE FROM events WHERE seq = ?", [s for s, e in endings.items() if not e])
+    _put(copy, source.execute(_LIVES, (done, file.last_seq(source))), "lives")
+    for (seq,) in settled:
+        _put(copy, source.execute(_LIFE, (seq,)), "lives")
+    copy.execute(_NO_LIVES)
     for (name,) in source.execute(_TABLES).fetchall():
         copy.execute(f"DELETE FROM {name}")  # noqa: S608 - a name of the schema
         _put(copy, source.execute(f"SELECT * FROM {name}"), name)  # noqa: S608 - the same

@@ -29,7 +29,7 @@ def from_row(row: tuple[Any, ...]) -> StoredEvent:
     )
 
 
-def from_callback(callback: Callback, seq: int, *, parsed: bool) -> StoredEvent:
+def from_callback(callback: Callback, seq: int, stored_at: int, *, parsed: bool) -> StoredEvent:
     """Make a StoredEvent of what has just been put into the file."""
     return StoredEvent(
         seq=seq,
@@ -40,5 +40,6 @@ def from_callback(callback: Callback, seq: int, *, parsed: bool) -> StoredEvent:
         event_type=callback.event_type,
         body=callback.body,
         traceparent=callback.traceparent,
+        stored_at=stored_at,
         content=callback.content if parsed else None,
     )
