@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
 from dataclasses import replace
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +35,7 @@ from relay.journal.rows import claimed
 from relay.journal.rows.claimed import Claimed
 from relay.journal.rows.identity import Identity, write
 from relay.journal.rows.lives import Lives
+from relay.journal.rows.settling import settle
 from relay.journal.rows.stored import COLUMNS, from_callback, from_row
 from relay.journal.writer import WRITER, Writer
 from relay.observe.metrics import Metrics
@@ -61,10 +61,6 @@ _PAST = (
 )
 _OLDEST = (
     "SELECT received_at FROM events WHERE outcome IS NULL AND NOT replayed ORDER BY seq LIMIT 1"
-)
-_SETTLE = (
-    "UPDATE events SET outcome = ?, reason = ?, settled_at = ?"
-    " WHERE seq BETWEEN ? AND ? AND outcome IS NULL"
 )
 
 
@@ -201,7 +197,7 @@ class Journal:
 
         def work(connection: sqlite3.Connection) -> None:
             self._lives.write(connection, settlements, claimed_at, landings)
-            _settle(connection, settlements, settled_at)
+            settle(connection, settlements, settled_at)
 
         await self._call(work, seqs)
         self._backlog.settle(settlements[-1].seq)
@@ -401,12 +397,3 @@ def _finish(future: asyncio.Future[Any], value: Any = None, error: Exception | N
         future.set_exception(error)
     else:
         future.set_result(value)
-
-
-def _settle(
-    connection: sqlite3.Connection, settlements: Sequence[Settlement], settled_at: int
-) -> None:
-    """Settle each run of events with the same ending in one statement."""
-    for ending, run in groupby(settlements, key=lambda one: (one.outcome, one.reason)):
-        seqs = [one.seq for one in run]
-        connection.execute(_SETTLE, (*ending, settled_at, seqs[0], seqs[-1]))
