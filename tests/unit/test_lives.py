@@ -224,13 +224,14 @@ async def test_what_is_old_goes_with_its_event(path: Path, monkeypatch: pytest.M
     """But for a dead letter that stays for a decision."""
     monkeypatch.setattr(journalwriter, "TIDY_INTERVAL", 0.01)
     reason = DeadLetterReason.INTERNAL_ERROR
-    async with journal_at(path, window=0) as journal:
+    async with journal_at(path) as journal:
         await settled(
             journal,
             Settlement(seq=1, outcome=Outcome.PUBLISHED, topic=TOPIC),
             Settlement(seq=2, outcome=Outcome.DEAD_LETTER, reason=reason),
             Settlement(seq=3, outcome=Outcome.DUPLICATE),
         )
+    async with journal_at(path, window=0):
         await until(lambda: len(rows(path, "SELECT seq FROM lives")) == 1)
     assert rows(path, "SELECT seq FROM lives") == rows(path, "SELECT seq FROM events") == [(2,)]
 
