@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
+import structlog
 from structlog.testing import capture_logs
 
 from relay.contract.normalize import Router
@@ -17,6 +18,7 @@ from relay.errors import ClaimsUnavailableError, FencedError, KafkaUnavailableEr
 from relay.events import StoredEvent, Verdict
 from relay.journal.journal import Journal
 from relay.observe.account import Account
+from relay.observe.logs import Changes
 from relay.observe.metrics import Metrics
 from tests.fakes import MemoryKafka, MemoryPublisher, event, journal_at, until
 from tests.unit.test_dispatcher import endings, published
@@ -32,6 +34,7 @@ class MemoryClaims:
         self.owners: dict[str, str] = {}
         self.away = self.refusing = False
         self.fresh: list[StoredEvent] = []
+        self.changes = Changes(structlog.get_logger(), "claims_available")
 
     async def look(self) -> None:
         """Nothing changes while nobody asks."""
