@@ -40,6 +40,12 @@ def _begin(options: argparse.Namespace) -> None:
     Finalize(None, ground.__exit__, (None, None, None), exitpriority=1)
 
 
+def _begin_anew(options: argparse.Namespace) -> None:
+    """What a seed that failed of itself leaves behind is no ground for the next one."""
+    _ground.pop().__exit__(None, None, None)
+    _begin(options)
+
+
 def _one(seed: int, options: argparse.Namespace) -> Row:
     (ground,) = _ground
     with tempfile.TemporaryDirectory(prefix="relay-lab-") as directory:
@@ -48,6 +54,7 @@ def _one(seed: int, options: argparse.Namespace) -> Row:
             return _row(asyncio.run(seeding))
         except Exception as error:  # noqa: BLE001 - the next seed may show more
             story = traceback.format_exc()
+            _begin_anew(options)
             return {"seed": seed, "wrong": f"the seed failed: {error}", "story": story}
 
 
