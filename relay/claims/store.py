@@ -1,6 +1,5 @@
 """Where claims are kept: a Redis or Valkey server, one that sentinels name, or a cluster."""
 
-import ssl
 from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -52,7 +51,6 @@ _OF_SENTINELS = (
     "ssl_ca_certs",
     "ssl_certfile",
     "ssl_keyfile",
-    "ssl_exclude_verify_flags",
 )
 
 _DROP = """
@@ -172,11 +170,7 @@ def _certificates(settings: Settings) -> dict[str, Any]:
         "ssl_certfile": settings.cert_file,
         "ssl_keyfile": settings.key_file,
     }
-    given: dict[str, Any] = {name: str(file) for name, file in files.items() if file}
-    if settings.ca_file:
-        # As with Kafka: an authority of one's own is seldom as RFC 5280 wants it.
-        given["ssl_exclude_verify_flags"] = [ssl.VerifyFlags.VERIFY_X509_STRICT]
-    return given
+    return {name: file for name, file in files.items() if file}
 
 
 class _Keys:

@@ -10,10 +10,15 @@ from typing import Any
 
 import aiohttp
 import pytest
+from aiokafka.errors import KafkaError
+from aiokafka.protocol.admin import ApiVersionRequest
 from pydantic import SecretStr
+from redis.exceptions import RedisClusterException, RedisError
 
+from relay.claims import store
 from relay.claims.claims import Claims
-from relay.egress.kafka import faults, topics
+from relay.egress.kafka import faults, sessions, topics
+from relay.egress.kafka.client import client_options
 from relay.errors import ClaimsUnavailableError, FeishuUnavailableError, KafkaUnavailableError
 from relay.feishu.api import Feishu
 from relay.journal.retention import Retention
@@ -36,9 +41,14 @@ class Listener:
 
 
 @asynccontextmanager
-async def listening(directory: Path) -> AsyncIterator[Listener]:
+async def listening(
+    directory: Path, port: int = 0, *, mutual: bool = False
+) -> AsyncIterator[Listener]:
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(directory / "server.pem")
+    if mutual:
+        context.load_verify_locations(directory / "ca.pem")
+        context.verify_mode = ssl.CERT_REQUIRED
     listener = Listener(0)
 
     async def hear(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -46,7 +56,7 @@ async def listening(directory: Path) -> AsyncIterator[Listener]:
             listener.heard += len(await reader.read(1))
             writer.close()
 
-    server = await asyncio.start_server(hear, "0.0.0.0", 0, ssl=context)
+    server = await asyncio.start_server(hear, "0.0.0.0", port, ssl=context)
     listener.port = server.sockets[0].getsockname()[1]
     async with server:
         yield listener
@@ -154,6 +164,82 @@ async def test_authority_made_in_a_plain_way_will_do(
         with pytest.raises(UNAVAILABLE):
             await talk(NAMED, listener.port, security.ca_file)
         assert listener.heard > 0
+
+
+#: What clients say of a server that closes.
+UNHEARD = (KafkaError, RedisError, RedisClusterException, OSError)
+Once = Callable[[], Awaitable[object]]
+
+
+async def kafka_client(security: Security, port: int, authority: Path) -> Once:
+    """One client's options: aiokafka makes all its connections by them."""
+    options = client_options(
+        Kafka(
+            bootstrap_servers=f"{NAMED}:{port}",
+            security_protocol="SSL",
+            ca_file=authority,
+            cert_file=security.cert_file,
+            key_file=security.key_file,
+        )
+    )
+    tls = {name: options[name] for name in ("security_protocol", "ssl_context")}
+
+    async def talk() -> object:
+        connection = await sessions.create(NAMED, port, **tls, request_timeout_ms=1000)
+        try:
+            return await connection.send(ApiVersionRequest())
+        finally:
+            connection.close()
+
+    return talk
+
+
+def claims_client(scheme: str, path: str) -> Callable[[Security, int, Path], Awaitable[Once]]:
+    """One client of the store: it makes its connections again."""
+
+    async def made(security: Security, port: int, authority: Path) -> Once:
+        settings = ClaimsSettings(
+            url=SecretStr(f"{scheme}://{NAMED}:{port}{path}"),
+            ca_file=authority,
+            cert_file=security.cert_file,
+            key_file=security.key_file,
+        )
+        return store._store(settings).version
+
+    return made
+
+
+@pytest.mark.parametrize("as_directory", [False, True], ids=["file", "directory"])
+@pytest.mark.parametrize(
+    "client",
+    [
+        kafka_client,
+        claims_client("rediss", ""),
+        claims_client("rediss+sentinel", "/service"),
+        claims_client("rediss+cluster", ""),
+    ],
+    ids=["kafka", "server", "sentinels", "cluster"],
+)
+async def test_certificates_are_read_anew_at_each_connection(
+    client: Callable[[Security, int, Path], Awaitable[Once]],
+    as_directory: bool,  # noqa: FBT001 - a parameter of the test
+    tmp_path: Path,
+) -> None:
+    """A new authority has signed both sides' anew: the client that is there goes on."""
+    security = secure_listeners(tmp_path)
+    trusted = tmp_path / "trusted"
+    trusted.mkdir()
+    (trusted / "ca.crt").symlink_to(security.ca_file)
+    async with listening(tmp_path, mutual=True) as before:
+        talk = await client(security, before.port, trusted if as_directory else security.ca_file)
+        with pytest.raises(UNHEARD):
+            await talk()
+        assert before.heard > 0
+    secure_listeners(tmp_path)
+    async with listening(tmp_path, before.port, mutual=True) as after:
+        with pytest.raises(UNHEARD):
+            await talk()
+        assert after.heard > 0
 
 
 @pytest.mark.parametrize("talk", [to_feishu, to_the_gateway])

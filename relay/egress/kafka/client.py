@@ -1,6 +1,5 @@
 """How relay connects to Kafka: the options of every client, TLS, and why a connection fails."""
 
-import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from typing import Any
@@ -13,6 +12,7 @@ from relay.egress.kafka.sessions import create, renewed
 from relay.egress.kafka.tokens import provider
 from relay.errors import KafkaRefusedError
 from relay.settings import Kafka
+from relay.settings.certificates import Certificates
 from relay.settings.login import TOKENS
 
 #: Milliseconds for a first answer of a broker.
@@ -41,7 +41,7 @@ def client_options(settings: Kafka) -> dict[str, Any]:
     if settings.security_protocol.startswith("SASL"):
         options |= _login(settings)
     if settings.security_protocol.endswith("SSL"):
-        options["ssl_context"] = _ssl_context(settings)
+        options["ssl_context"] = _certificates(settings)
     return options
 
 
@@ -56,22 +56,17 @@ def _login(settings: Kafka) -> dict[str, Any]:
     }
 
 
-def _ssl_context(settings: Kafka) -> ssl.SSLContext:
+def _certificates(settings: Kafka) -> Certificates:
+    """Give what `create` makes each connection's context of."""
+    files = Certificates(
+        authority=settings.ca_file, certificate=settings.cert_file, key=settings.key_file
+    )
     try:
-        context = ssl.create_default_context(cafile=settings.ca_file)
-        if settings.ca_file:
-            # Who makes an authority of his own seldom writes all that RFC 5280 wants of it, on
-            # which Python 3.13 insists: key identifiers, what the key is for.
-            context.verify_flags &= ~ssl.VERIFY_X509_STRICT
-        if settings.cert_file and settings.key_file:
-            context.load_cert_chain(settings.cert_file, settings.key_file)
-    except (OSError, ssl.SSLError) as error:
-        names = [
-            str(file) for file in (settings.ca_file, settings.cert_file, settings.key_file) if file
-        ]
-        message = f"the TLS files {', '.join(names)} cannot be used: {describe(error)}"
+        files.context()
+    except OSError as error:
+        message = f"the TLS files {files} cannot be used: {describe(error)}"
         raise KafkaRefusedError(message) from error
-    return context
+    return files
 
 
 def too_old(versions: Mapping[int, tuple[int, int]]) -> bool:

@@ -160,7 +160,9 @@ def _watched(connection: Any) -> None:
 
 
 async def create(host: str, port: int, **options: Any) -> Session:
-    """Connect, and log in; as aiokafka's own does."""
+    """Connect, and log in; as aiokafka's own does. Certificates are read as they are now."""
+    if certificates := options.get("ssl_context"):
+        options["ssl_context"] = certificates.context()
     session = Session(host, port, **options)
     await session.connect()
     return session
