@@ -6,6 +6,8 @@ STAMP := $(VENV)/installed
 ARGS ?=
 SEEDS ?= 20
 JOBS ?= 2
+ARCHES ?= amd64 arm64
+SOURCE ?=
 
 # PYTHON=... takes that one; else the first of these that is 3.11, 3.12 or 3.13.
 ifeq ($(origin PYTHON),undefined)
@@ -21,7 +23,7 @@ LOCK := $(VENV)/lock/bin/uv pip compile --quiet --universal --python-version 3.1
 	--generate-hashes --no-header --no-emit-index-url --upgrade
 
 .DEFAULT_GOAL := help
-.PHONY: help install dev test check audit format bench soak lab chart schemas lock proto clean
+.PHONY: help install dev test check audit format bench soak lab chart release schemas lock proto clean
 
 help: ## List the targets.
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-9s %s\n", $$1, $$2}'
@@ -59,6 +61,9 @@ lab: install ## Break three replicas and their stores as seeds say. SEEDS=20 ARG
 
 chart: install ## Write the chart's schema and table of values from its values.yaml.
 	$(BIN)/python deploy/chart.py
+
+release: install ## Make what is published, of this commit: dist/VERSION. SOURCE=... ARCHES="amd64 arm64"
+	$(BIN)/python deploy/release.py --source "$(SOURCE)" --arches "$(ARCHES)"
 
 schemas: install ## Write docs/schemas, the contract for machines, and the settings' schema.
 	@$(BIN)/python -m relay.settings.told.meanings docs/configuration.md

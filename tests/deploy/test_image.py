@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import tomllib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -17,12 +18,14 @@ from typing import Any
 
 import pytest
 
-from tests.deploy.tools import ROOT, needed, run
+from relay import __version__
+from tests.deploy.tools import REVISION, ROOT, needed, run
 from tests.deploy.tools import image as built_image
 from tests.e2e.process import until
 from tests.kafka_server import Broker
 from tests.oracle import ENCRYPT_KEY, TOKEN, consume
 from tests.ports import free_port
+from tests.unit.test_requirements import pins
 
 #: The first time Debian is fetched, and relay's requirements each time something has changed.
 pytestmark = pytest.mark.timeout(900)
@@ -149,7 +152,25 @@ def test_what_an_engine_reads(image: Image) -> None:
     assert image.config["Entrypoint"] == ["relay"]
     assert image.config["StopSignal"] == "SIGTERM"
     assert image.config["Volumes"] == {"/var/lib/relay": {}}
-    assert image.config["Labels"]["org.opencontainers.image.version"] == project["version"]
+    labels = image.config["Labels"]
+    assert labels["org.opencontainers.image.version"] == project["version"]
+    assert labels[REVISION[0]] == REVISION[1], "what deploy/image/build was told"
+
+
+def test_what_is_in_it_can_be_listed(image: Image) -> None:
+    """Every library that is locked for it, in its version, and Debian's packages."""
+    script = str(ROOT / "deploy" / "sbom.py")
+    listed = json.loads(run([sys.executable, script, str(image.root)]))
+    assert listed["metadata"]["component"]["purl"] == f"pkg:pypi/feishu-relay@{__version__}"
+    found = {part["purl"].split("?")[0] for part in listed["components"]}
+    locked = pins(ROOT / "requirements" / "run.txt")
+    python = {name for name in found if name.startswith("pkg:pypi/")}
+    assert python < {f"pkg:pypi/{name}@{version}" for name, version in locked.items()}
+    assert {name.split("@")[0] for name in found} > {
+        "pkg:pypi/aiokafka",
+        "pkg:deb/debian/python3",
+        "pkg:deb/debian/ca-certificates",
+    }
 
 
 def test_base_is_the_official_one() -> None:

@@ -17,6 +17,8 @@ HELM = ("helm.sh/helm/v3/cmd/helm", "v3.19.2")
 KUBECONFORM = ("github.com/yannh/kubeconform/cmd/kubeconform", "v0.7.0")
 #: The last one that `go install` takes.
 UNITTEST = ("github.com/helm-unittest/helm-unittest/cmd/helm-unittest", "v0.8.2")
+#: A label that the image of the tests has.
+REVISION = ("org.opencontainers.image.revision", "of-the-tests")
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "relay-test"
 
 
@@ -51,7 +53,8 @@ def image() -> Path:
             shutil.rmtree(place.parent, ignore_errors=True)
             place.parent.mkdir(parents=True)
             built = place.with_suffix(".part")
-            run([str(ROOT / "deploy" / "image" / "build"), str(built)])
+            build = str(ROOT / "deploy" / "image" / "build")
+            run([build, "--label", "=".join(REVISION), str(built)])
             built.rename(place)
             built.with_suffix(".part.json").rename(described)
     return place
