@@ -27,7 +27,7 @@ def main() -> int:
     parser.add_argument("--namespace", default="relay")
     parser.add_argument("--release", default="relay")
     options = parser.parse_args()
-    walk = Walk(options.namespace, options.release, "relay:0.1.0")
+    walk = Walk(options.namespace, options.release, "relay:walk")
     walk.run("kubectl", "create", "namespace", walk.namespace, check=False)
     print("| what | seen |\n|---|---|")
     walk.helm(*THREE)

@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
-"""Walks through an operator's life on a real cluster: `deploy/walk/walk.py --namespace relay`.
+"""Walks through an operator's life on a real cluster: `deploy/walk/walk.py --before CHART`.
 
-Wants kubectl and helm with a cluster that has the images relay, kafka:test and redis:test, and the
-stores of stores.yaml in the namespace `stores`. Under load all the time; at the end every event
-that was acknowledged must be on Kafka once. Prints Markdown; exit 1 if something is not so.
+Wants kubectl and helm with a cluster that has the images of deploy/walk/images; makes what it needs
+in two namespaces. It begins with an earlier chart and image, if one is given, and upgrades them.
+Under load all the time; at the end every event that was acknowledged must be on Kafka once. Prints
+Markdown; exit 1 if something is not so.
 """
 
 import argparse
@@ -27,11 +28,17 @@ MINIMAL = [
 ]
 CLAIMS = ["--set", "claims.url=redis://redis.stores:6379/0"]
 
+#: For helm, which waits for the pods.
+PATIENCE = ("--timeout", "180s")
+
 REPLICAS = 3
 ONE = ["--set", "replicaCount=1", *CLAIMS]
 THREE = ["--set", f"replicaCount={REPLICAS}", *CLAIMS]
 #: Some change, so that pods are replaced.
 DEBUG = ["--set", "settings.log.level=debug"]
+#: Beyond the chart's default; the store's class must be able to enlarge.
+LARGER = {"persistence.size": "14Gi", "settings.journal.max_bytes": "12GiB"}
+LARGER_VALUES = [part for name in LARGER for part in ("--set", f"{name}={LARGER[name]}")]
 
 Counts = dict[str, int]
 
@@ -39,8 +46,8 @@ Counts = dict[str, int]
 class Walk:
     """One walk; `steps` are the rows of its table."""
 
-    def __init__(self, namespace: str, release: str, image: str) -> None:
-        self.namespace, self.release, self.image = namespace, release, image
+    def __init__(self, namespace: str, release: str, image: str, chart: Path = CHART) -> None:
+        self.namespace, self.release, self.image, self.chart = namespace, release, image, chart
         self.failed: list[str] = []
 
     def run(self, *command: str, check: bool = True) -> str:
@@ -56,23 +63,25 @@ class Walk:
 
     def helm(self, *arguments: str) -> str:
         """Run helm on the release; the chart's defaults but for what is said."""
+        return self.upgrade("--install", *MINIMAL, *arguments)
+
+    def upgrade(self, *arguments: str) -> str:
+        """Run helm on the release with the chart and the image of now."""
         repository, _, tag = self.image.partition(":")
         image = ["--set", f"image.repository={repository}", "--set", f"image.tag={tag}"]
-        return self.run(
-            "helm",
-            "upgrade",
-            "--install",
-            self.release,
-            str(CHART),
-            "-n",
-            self.namespace,
-            *image,
-            *MINIMAL,
-            *arguments,
-            "--wait",
-            "--timeout",
-            "180s",
-        )
+        place = [self.release, str(self.chart), "-n", self.namespace]
+        return self.run("helm", "upgrade", *place, *image, *arguments, "--wait", *PATIENCE)
+
+    def prepare(self) -> None:
+        """Make the namespaces, and the stores in theirs."""
+        for name in ("stores", self.namespace):
+            self.run("kubectl", "create", "namespace", name, check=False)
+        enforced = "pod-security.kubernetes.io/enforce=restricted"
+        self.run("kubectl", "label", "--overwrite", "namespace", self.namespace, enforced)
+        self.run("kubectl", "-n", "stores", "apply", "-f", str(HERE / "stores.yaml"))
+        for name in ("kafka", "redis"):
+            place = ("-n", "stores", "rollout", "status", f"statefulset/{name}")
+            self.run("kubectl", *place, "--timeout=180s")
 
     def kafka(self, *, away: bool) -> None:
         """Take Kafka away, or bring it back."""
@@ -142,6 +151,27 @@ class Walk:
         subprocess.run(command, input=json.dumps(pod), text=True, check=True, capture_output=True)
         self.kubectl("wait", "pod/sender", "--for=condition=Ready", "--timeout=60s")
 
+    def asks(self, url: str) -> str | None:
+        """Ask from the sender's pod; nothing if it comes to no answer in time."""
+        code = f"import urllib.request as u; print(u.urlopen({url!r}, timeout=3).status)"
+        return self.kubectl("exec", "sender", "--", "python3", "-c", code, check=False) or None
+
+    def dual(self) -> bool:
+        """Say whether pods of this cluster have addresses of both families."""
+        addresses = "jsonpath={.status.podIPs[*].ip}"
+        return ":" in self.kubectl("get", "pod", "sender", "-o", addresses)
+
+    def addresses(self) -> str:
+        """Say over what relay is asked, and over what it asks Kafka."""
+        service = self.kubectl("get", "service", self.release, "-o", "jsonpath={.spec.clusterIPs}")
+        code = "print(open('/proc/net/tcp6').read())"
+        pod = f"{self.release}-0"
+        rows = self.kubectl("exec", pod, "--", "python3", "-c", code).splitlines()[1:]
+        places = [row.split()[2].split(":") for row in rows if row.split()[3] == "01"]
+        mapped = "0000000000000000FFFF0000"
+        over = sum(port == f"{9092:04X}" and not ip.startswith(mapped) for ip, port in places)
+        return f"the Service is {service}, {over} connections to Kafka over IPv6"
+
     def counts(self) -> Counts:
         """Read the sender's answers so far."""
         lines = self.kubectl("logs", "sender", "--tail=1", check=False).splitlines()
@@ -200,9 +230,30 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--namespace", default="relay")
     parser.add_argument("--release", default="relay")
-    parser.add_argument("--image", default="relay:0.1.0")
+    parser.add_argument("--image", default="relay:walk")
+    parser.add_argument("--before", type=Path, help="an earlier chart, to begin with")
+    parser.add_argument("--before-image", default="relay:before")
     options = parser.parse_args()
     walk = Walk(options.namespace, options.release, options.image)
+    walk.prepare()
+    _begin(walk, options.before, options.before_image)
+    _replace(walk)
+    _enlarge(walk)
+    _lose_kafka(walk)
+    _network(walk)
+    print(f"| `helm test` | - | - | {_phase(walk)} |")
+    _install_again(walk)
+    walk.finish()
+    for failure in walk.failed:
+        print(f"FAILED: {failure}")
+    return bool(walk.failed)
+
+
+def _begin(walk: Walk, before: Path | None, before_image: str) -> None:
+    """Install, an earlier chart if there is one, and come to three replicas of this one."""
+    image, chart = walk.image, walk.chart
+    if before:
+        walk.image, walk.chart = before_image, before
     walk.helm()
     walk.ready(1)
     walk.send()
@@ -210,23 +261,17 @@ def main() -> int:
     print("| step | took | answered 200 | other answers |\n|---|---|---|---|")
     with walk.step("one replica, nothing happens", rest=8):
         pass
-    _scale_and_replace(walk)
-    _lose_kafka(walk)
-    print(f"| `helm test` | - | - | {_phase(walk)} |")
-    with walk.step("uninstall, and install again on the retained volumes", refused_allowed=True):
-        walk.run("helm", "uninstall", walk.release, "-n", walk.namespace, "--wait")
-        walk.helm(*THREE)
-        walk.ready(3)
-    walk.finish()
-    for failure in walk.failed:
-        print(f"FAILED: {failure}")
-    return bool(walk.failed)
-
-
-def _scale_and_replace(walk: Walk) -> None:
     with walk.step("1 to 3 replicas, with claims; the first is replaced"):
         walk.helm(*THREE)
         walk.ready(3)
+    if before:
+        walk.image, walk.chart = image, chart
+        with walk.step("`helm upgrade --reset-then-reuse-values` from the earlier chart and image"):
+            walk.upgrade("--reset-then-reuse-values")
+            walk.ready(3)
+
+
+def _replace(walk: Walk) -> None:
     with walk.step("`helm upgrade` of three replicas"):
         walk.helm(*THREE, *DEBUG)
         walk.ready(3)
@@ -239,6 +284,36 @@ def _scale_and_replace(walk: Walk) -> None:
         walk.ready(3)
 
 
+def _enlarge(walk: Walk) -> None:
+    """Enlarge the volumes as docs/kubernetes.md says."""
+    size = LARGER["persistence.size"]
+    patch = json.dumps({"spec": {"resources": {"requests": {"storage": size}}}})
+    capacities = ("get", "pvc", "-o", "jsonpath={.items[*].status.capacity.storage}")
+    with walk.step(f"larger volumes: claims, then the StatefulSet around its pods ({size})"):
+        for claim in walk.kubectl("get", "pvc", "-o", "name").split():
+            walk.kubectl("patch", claim, "--patch", patch)
+        deadline = time.monotonic() + 60
+        while set(walk.kubectl(*capacities).split()) != {size}:
+            if time.monotonic() > deadline:
+                sys.exit("the class of the volumes enlarges none: allowVolumeExpansion?")
+            time.sleep(1)
+        walk.kubectl("delete", "statefulset", walk.release, "--cascade=orphan")
+        walk.helm(*THREE, *DEBUG, *LARGER_VALUES)
+        walk.ready(3)
+
+
+def _network(walk: Walk) -> None:
+    """Allow what the chart's policy allows; say whether the node refuses the rest."""
+    policy = ["--set", "networkPolicy.enabled=true"]
+    policy += ["--set", "networkPolicy.metricsFrom[0].podSelector.matchLabels.app=prometheus"]
+    with walk.step("NetworkPolicy on: what relay needs passes"):
+        walk.helm(*THREE, *DEBUG, *LARGER_VALUES, *policy)
+        walk.ready(3)
+    refused = walk.asks(f"http://{walk.release}-0.{walk.release}-headless:9090/metrics") is None
+    said = "refused" if refused else "answered: this node enforces no policy"
+    print(f"| metrics, asked by a pod that the policy does not name | - | - | {said} |", flush=True)
+
+
 def _lose_kafka(walk: Walk) -> None:
     with walk.step("Kafka's pod away for a minute"):
         walk.kafka(away=True)
@@ -247,19 +322,40 @@ def _lose_kafka(walk: Walk) -> None:
     with walk.step("down to 1 with a backlog: Kafka is away, two volumes keep theirs"):
         walk.kafka(away=True)
         time.sleep(10)
-        walk.helm(*ONE, *DEBUG)
+        walk.helm(*ONE, *DEBUG, *LARGER_VALUES)
         walk.ready(1)
     volumes = walk.kubectl("get", "pvc", "-o", "name").split()
     if len(volumes) != REPLICAS:
         walk.failed.append(f"volumes: {volumes}")
     with walk.step("Kafka back; the volume of replica 2 by the drain job"):
         walk.kafka(away=False)
-        walk.helm(*ONE, *DEBUG, "--set", "drainJob.enabled=true", "--set", "drainJob.ordinal=2")
+        walk.helm(
+            *ONE,
+            *DEBUG,
+            *LARGER_VALUES,
+            "--set",
+            "drainJob.enabled=true",
+            "--set",
+            "drainJob.ordinal=2",
+        )
         job = ("job", "--selector", "relay/drain=2")
         walk.kubectl("wait", *job, "--for=condition=Complete", "--timeout=120s")
     with walk.step("up to 3 again: replica 1 publishes what its volume kept"):
-        walk.helm(*THREE, *DEBUG)
+        walk.helm(*THREE, *DEBUG, *LARGER_VALUES)
         walk.ready(3)
+
+
+def _install_again(walk: Walk) -> None:
+    families = ["--set", "service.ipFamilies={IPv6}"] if walk.dual() else []
+    over = "; the Service has an IPv6 address only" if families else ""
+    name = f"uninstall, and install again on the retained volumes{over}"
+    with walk.step(name, refused_allowed=True):
+        walk.run("helm", "uninstall", walk.release, "-n", walk.namespace, "--wait")
+        walk.helm(*THREE, *LARGER_VALUES, *families)
+        walk.ready(3)
+    if families:
+        with walk.step(f"nothing happens; {walk.addresses()}", rest=8):
+            pass
 
 
 def _phase(walk: Walk) -> str:
