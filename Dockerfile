@@ -14,6 +14,7 @@ COPY relay relay
 RUN /build/tools/bin/pip wheel --no-cache-dir --no-deps --no-build-isolation --wheel-dir wheels . \
     && /opt/relay/bin/pip install --no-cache-dir --no-compile --no-deps --no-index wheels/*.whl
 # What a running relay never opens: installers, sources of extensions, types and tests of libraries.
+# Compiled is everything (-f), also what pip has on its way: by content, as times are the image's.
 RUN /opt/relay/bin/pip uninstall --yes pip \
     && site=$(/opt/relay/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))') \
     && rm -rf "$site"/setuptools* "$site"/pkg_resources "$site"/_distutils_hack "$site"/distutils-precedence.pth \
@@ -21,7 +22,7 @@ RUN /opt/relay/bin/pip uninstall --yes pip \
     && find "$site" -type f \( -name '*.c' -o -name '*.h' -o -name '*.pyx' -o -name '*.pxd' \
         -o -name '*.pyi' -o -name '*.proto' \) -delete \
     && find /opt/relay/bin -mindepth 1 ! -name 'python*' ! -name relay -delete \
-    && /opt/relay/bin/python -m compileall -q -j 0 --invalidation-mode unchecked-hash "$site" \
+    && /opt/relay/bin/python -m compileall -q -f -j 0 --invalidation-mode unchecked-hash "$site" \
     && mkdir /build/journal
 
 FROM ${BASE}

@@ -140,6 +140,14 @@ def test_no_tools(image: Image) -> None:
     assert f"settings.cpython-3{_minor(image)}.pyc" in mine
 
 
+def test_compiled_by_content(image: Image) -> None:
+    """What is compiled by a file's time would be compiled at each start: times are the image's."""
+    compiled = list((image.root / "opt/relay").rglob("*.pyc"))
+    unchecked_hash = (1).to_bytes(4, "little")
+    assert compiled
+    assert not [path for path in compiled if path.read_bytes()[4:8] != unchecked_hash]
+
+
 def _minor(image: Image) -> int:
     (library,) = (image.root / "opt/relay/lib").iterdir()
     return int(library.name.removeprefix("python3."))
