@@ -14,9 +14,9 @@ from operator import methodcaller
 from typing import TYPE_CHECKING, TypeVar
 
 import structlog
-from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
+from redis.exceptions import AuthenticationError, NoPermissionError
 
-from relay.claims.store import Answer, Claim, Store, connect
+from relay.claims.store import FAULTS, Answer, Claim, Store, connect
 from relay.errors import (
     ClaimsAwaitedError,
     ClaimsEmptiedError,
@@ -238,7 +238,7 @@ class Claims:
                 return await work(await self._connected())
         except BaseException as error:
             await self._discard()
-            if isinstance(error, (RedisError, OSError, TimeoutError)):
+            if isinstance(error, FAULTS):
                 raise _translated(error) from error
             raise
 
@@ -259,7 +259,7 @@ class Claims:
     async def _discard(self) -> None:
         store, self._store = self._store, None
         if store is not None:
-            with suppress(RedisError, OSError, TimeoutError):
+            with suppress(*FAULTS):
                 async with asyncio.timeout(1):
                     await store.close()
 
@@ -283,8 +283,10 @@ class Claims:
 
 
 def _translated(error: BaseException) -> ClaimsError:
-    if isinstance(error, AuthenticationError | NoPermissionError):
-        return ClaimsRefusedError(f"the claims store refuses this user: {error}")
+    # A cluster's client hides why its nodes do not let it in.
+    for one in (error, error.__cause__):
+        if isinstance(one, AuthenticationError | NoPermissionError):
+            return ClaimsRefusedError(f"the claims store refuses this user: {one}")
     if isinstance(error, TimeoutError):
         return ClaimsUnavailableError("the claims store did not answer in time")
     return ClaimsUnavailableError(f"the claims store is not available: {error}")

@@ -10,7 +10,8 @@ from redis.asyncio.cluster import ClusterNode
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
+from redis.cluster import PRIMARY
+from redis.exceptions import RedisClusterException, RedisError
 
 from relay.claims.connections import lively
 from relay.errors import ClaimsEmptiedError, ClaimsRefusedError
@@ -59,6 +60,9 @@ for _, key in ipairs(KEYS) do
 end
 """
 
+
+#: What the library raises when a store cannot be asked, or does not answer as it should.
+FAULTS = (RedisError, RedisClusterException, OSError, TimeoutError)
 
 _EMPTIED = "the claims store was emptied"
 
@@ -118,13 +122,13 @@ class Store(Protocol):
 async def connect(settings: Settings) -> "Store":
     """Connect, and refuse a server that is too old.
 
-    Raises ClaimsRefusedError; RedisError, OSError or TimeoutError if it cannot be reached.
+    Raises ClaimsRefusedError; one of FAULTS if it cannot be reached.
     """
     store = _store(settings)
     try:
         version = await store.version()
     except BaseException:
-        with suppress(RedisError, OSError):
+        with suppress(*FAULTS):
             await store.close()
         raise
     if int(version.partition(".")[0]) < OLDEST_VERSION:
@@ -149,7 +153,7 @@ def _store(settings: Settings) -> "Store":
         options |= {"ssl": True} | _certificates(settings)
     if url.kind is StoreKind.CLUSTER:
         nodes = [ClusterNode(place.host, place.port) for place in url.hosts]
-        return _Cluster(RedisCluster(startup_nodes=nodes, **options))
+        return _Cluster(_ClusterClient(startup_nodes=nodes, **options))
     options["db"] = url.database
     if url.kind is StoreKind.SENTINEL:
         # Whom they name gets the password: they must be who they say, too. They get their own.
@@ -227,6 +231,26 @@ class _Server(_Keys):
         """Close the connections."""
         for client in (self._client, *self._sentinels):
             await client.aclose()
+
+
+class _ClusterClient(RedisCluster):
+    """The library's, that also knows a node which it has first heard of by a slot on its way there.
+
+    An empty node is in no list of slots: the library then fails with an error of its own.
+    """
+
+    def get_node(
+        self, host: str | None = None, port: int | None = None, node_name: str | None = None
+    ) -> ClusterNode | None:
+        """Find a node, or take it to the others."""
+        known = super().get_node(host, port, node_name)
+        if known is not None or not node_name:
+            return known
+        host, _, place = node_name.rpartition(":")
+        nodes = self.nodes_manager
+        new = ClusterNode(host, int(place), PRIMARY, **nodes.connection_kwargs)
+        nodes.set_nodes(nodes.nodes_cache, {node_name: new})
+        return new
 
 
 class _Cluster(_Keys):
