@@ -13,6 +13,7 @@ from relay.errors import JournalError
 from relay.journal.journal import Journal
 from relay.observe.metrics import Metrics
 from relay.settings import Admin
+from relay.settings.values import bound
 
 #: Seconds after which a loop or a writer that has not gone on is stuck.
 STUCK_AFTER = 10.0
@@ -43,7 +44,7 @@ class AdminServer:
         """Listen; give the port."""
         self._move()
         await self._runner.setup()
-        await web.TCPSite(self._runner, self._settings.host, self._settings.port).start()
+        await web.TCPSite(self._runner, bound(self._settings.host), self._settings.port).start()
         return int(self._runner.addresses[0][1])
 
     async def stop(self) -> None:

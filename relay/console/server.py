@@ -15,6 +15,7 @@ from relay.console.pages import Pages
 from relay.console.replica import Parts, Replica
 from relay.console.said import Answer, Overview
 from relay.settings import Console
+from relay.settings.values import bound
 
 log = structlog.get_logger()
 
@@ -45,7 +46,7 @@ class ConsoleServer:
     async def start(self) -> int:
         """Listen; give the port."""
         await self._runner.setup()
-        await web.TCPSite(self._runner, self._settings.host, self._settings.port).start()
+        await web.TCPSite(self._runner, bound(self._settings.host), self._settings.port).start()
         return int(self._runner.addresses[0][1])
 
     async def stop(self) -> None:

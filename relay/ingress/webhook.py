@@ -23,6 +23,7 @@ from relay.events import Challenge, Interaction, Outcome, RawCallback, Transport
 from relay.ingress.listener import Connection, Listener
 from relay.observe.metrics import Metrics
 from relay.settings import Webhook
+from relay.settings.values import bound
 
 log = structlog.get_logger()
 
@@ -102,7 +103,8 @@ class WebhookServer:
     async def start(self) -> int:
         """Listen; give the port, which the system chooses where the settings say 0."""
         await self._runner.setup()
-        site = web.TCPSite(self._runner, self._settings.host, self._settings.port, backlog=1024)
+        host, port = bound(self._settings.host), self._settings.port
+        site = web.TCPSite(self._runner, host, port, backlog=1024)
         await site.start()
         return int(self._runner.addresses[0][1])
 

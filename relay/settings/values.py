@@ -118,6 +118,11 @@ def host(text: str) -> str:
     raise ValueError("must be one host, without a port: as localhost, 10.0.0.1 or ::1")
 
 
+def bound(host: str) -> str | None:
+    """Give what to listen on: by `::` all that there is of both families, by a socket for each."""
+    return None if host == "::" else host
+
+
 def _is_host(text: str) -> bool:
     try:
         return bool(ip_address(text))

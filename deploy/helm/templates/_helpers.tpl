@@ -50,13 +50,6 @@ ipFamilies: {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- end }}
 
-{{- /* Where relay listens. */}}
-{{- define "relay.everywhere" -}}
-{{- $families := default list .Values.service.ipFamilies -}}
-{{- $both := hasSuffix "DualStack" (default "" .Values.service.ipFamilyPolicy) -}}
-{{ ternary "::" "0.0.0.0" (or $both (has "IPv6" $families)) }}
-{{- end }}
-
 {{- /* The most replicas that there can be. */}}
 {{- define "relay.maxReplicas" -}}
 {{ ternary .Values.autoscaling.maxReplicas .Values.replicaCount .Values.autoscaling.enabled | int }}
@@ -158,8 +151,8 @@ missing one, and a token alone would do. Who says which keys are required, or th
   "privacy" (dict "drop" .Values.privacy.drop "hash" .Values.privacy.hash)
   "claims" (dict "on_outage" .Values.claims.onOutage)
   "drain" (dict "delay" .Values.drain.delay "timeout" .Values.drain.timeout)
-  "admin" (dict "host" (include "relay.everywhere" .) "port" 9090)
-  "webhook" (dict "host" (include "relay.everywhere" .) "port" 8080)
+  "admin" (dict "host" "::" "port" 9090)
+  "webhook" (dict "host" "::" "port" 8080)
   "journal" (dict "path" "/var/lib/relay/journal.db")
   "log" (dict "format" "json") -}}
 {{- mustMergeOverwrite $settings (deepCopy .Values.settings) | toJson -}}
