@@ -16,6 +16,8 @@ RelayError
 │   ├── KafkaUnavailableError    transient: back off and try again for ever
 │   │   └── ProducerOustedError      its place was taken, or its transaction took too long
 │   ├── KafkaRefusedError        permanent until an operator repairs it: hold, show, try slowly
+│   │   ├── TopicMissingError        a topic is not there, and is not to be made or cannot be
+│   │   └── TopicDeniedError         the right to write to a topic
 │   ├── BatchRefusedError        what was sent together is sent otherwise: at once
 │   └── RecordRefusedError       these records were refused alone: dead-letter them
 │       └── RecordTooLargeError      for their size
@@ -185,6 +187,14 @@ class ProducerOustedError(KafkaUnavailableError):
 
 class KafkaRefusedError(PublishError):
     """Permanent until repaired: missing rights, a missing topic, a wrong password."""
+
+
+class TopicMissingError(KafkaRefusedError):
+    """Topics are not there, and relay is not to make them, or Kafka does not let it."""
+
+
+class TopicDeniedError(KafkaRefusedError):
+    """Relay's user may not write to a topic."""
 
 
 class BatchRefusedError(PublishError):

@@ -1,7 +1,11 @@
-"""`relay check`: looks at everything a relay depends on, and changes nothing."""
+"""`relay check`: looks at everything a relay depends on, and changes nothing.
+
+Each finding has a code that stays, so that a script can tell them apart (`remedies`).
+"""
 
 import asyncio
 import os
+import time
 import uuid
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -12,6 +16,8 @@ from typing import Any
 
 import aiohttp
 
+from relay.cli import remedies
+from relay.cli.say import note
 from relay.contract import exactjson
 from relay.contract.normalize import Router, first_id
 from relay.contract.printable import printable
@@ -23,9 +29,10 @@ from relay.errors import (
     JournalDeniedError,
     JournalError,
     JournalLockedError,
-    KafkaRefusedError,
     PublishError,
     RelayError,
+    TopicDeniedError,
+    TopicMissingError,
 )
 from relay.feishu.api import Feishu
 from relay.journal import file
@@ -37,6 +44,8 @@ from relay.settings import App, Delivery, Settings
 
 #: Events of the journal, the latest ones, in which keys are looked for.
 _KEYS_LOOK = 500
+#: Seconds between two looks while something is waited for.
+_PAUSE = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,14 +55,31 @@ class Finding:
     subject: str
     passed: bool
     sentence: str
+    #: What it is called for ever, what to do next, and where that is explained.
+    code: str
+    advice: str = ""
+    place: str = ""
     #: It will do, and there is something that an operator should know.
     warning: bool = False
+
+    @property
+    def status(self) -> str:
+        """`ok`, `warn` or `fail`."""
+        if self.warning:
+            return "warn"
+        return "ok" if self.passed else "fail"
+
+    def document(self) -> dict[str, str]:
+        """Give it as JSON has it."""
+        found = {"code": self.code, "status": self.status, "subject": self.subject}
+        found |= {"sentence": self.sentence, "advice": self.advice, "docs": self.place}
+        return {name: text for name, text in found.items() if text}
 
 
 async def findings(settings: Settings) -> AsyncIterator[Finding]:
     """Look at one thing after the other; what depends on a failed one is left out."""
     apps = ", ".join(sorted(settings.apps))
-    yield Finding(subject="settings", passed=True, sentence=f"complete; apps: {apps}")
+    yield _good("settings", f"complete; apps: {apps}")
     yield await _finding("journal", lambda: _journal(settings))
     if settings.kafka.keys:
         yield await _finding("keys", lambda: _keys(settings))
@@ -61,7 +87,7 @@ async def findings(settings: Settings) -> AsyncIterator[Finding]:
     yield reachable
     if reachable.passed:
         yield await _finding("topics", lambda: _topics(settings))
-        yield await _copies(settings)
+        yield await _finding("copies", lambda: _copies(settings))
         if settings.kafka.delivery is Delivery.EXACTLY_ONCE:
             yield await _finding("transactions", lambda: _transactions(settings))
     if settings.claims.url.get_secret_value():
@@ -71,19 +97,78 @@ async def findings(settings: Settings) -> AsyncIterator[Finding]:
             yield await _finding(f"app {name}", partial(_app, settings, app))
 
 
-class _Worry(str):
+def failed(subject: str, error: RelayError) -> Finding:
+    """Give the finding that an error is."""
+    found = remedies.of(error)
+    return Finding(
+        subject=subject,
+        passed=False,
+        sentence=str(error),
+        code=found.code,
+        advice=found.advice,
+        place=found.place,
+    )
+
+
+def _good(subject: str, sentence: str) -> Finding:
+    return Finding(
+        subject=subject, passed=True, sentence=sentence, code=f"{subject.split(maxsplit=1)[0]}_ok"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Worry:
     """A sentence about something that will do, and should not stay so."""
 
-    __slots__ = ()
+    code: str
+    sentence: str
 
 
-async def _finding(subject: str, look: Callable[[], Awaitable[str]]) -> Finding:
+async def settled(
+    look: Callable[[], AsyncIterator[Finding]], wait: float, show: Callable[[Finding], None]
+) -> bool:
+    """Look until nothing fails, for at most `wait` seconds, and show what was found last.
+
+    A look that is under way then goes on to its end. Without a wait each finding is shown at once.
+    """
+    end, failing = time.monotonic() + wait, ""
+    while time.monotonic() + _PAUSE < end:
+        found = [finding async for finding in look()]
+        if all(finding.passed for finding in found):
+            for finding in found:
+                show(finding)
+            return True
+        now = ", ".join(finding.code for finding in found if not finding.passed)
+        if now != failing:
+            note(f"waiting: {now}")
+        failing = now
+        await asyncio.sleep(_PAUSE)
+    passed = True
+    async for finding in look():
+        show(finding)
+        passed &= finding.passed
+    return passed
+
+
+async def _finding(subject: str, look: Callable[[], Awaitable[str | _Worry]]) -> Finding:
     try:
-        sentence = await look()
+        found = await look()
     except RelayError as error:
-        return Finding(subject=subject, passed=False, sentence=str(error))
-    warning = isinstance(sentence, _Worry)
-    return Finding(subject=subject, passed=True, warning=warning, sentence=sentence)
+        return failed(subject, error)
+    return _good(subject, found) if isinstance(found, str) else _worry(subject, found)
+
+
+def _worry(subject: str, found: _Worry) -> Finding:
+    remedy = remedies.WARNINGS[found.code]
+    return Finding(
+        subject=subject,
+        passed=True,
+        warning=True,
+        sentence=found.sentence,
+        code=remedy.code,
+        advice=remedy.advice,
+        place=remedy.place,
+    )
 
 
 async def _journal(settings: Settings) -> str:
@@ -107,7 +192,7 @@ async def _journal(settings: Settings) -> str:
     return f"{path}: {state}" + (f"; on a network file system ({remote})" if remote else "")
 
 
-async def _keys(settings: Settings) -> str:
+async def _keys(settings: Settings) -> str | _Worry:
     """Look at what has come: a path that leads nowhere stops nothing, and nobody would notice."""
     router = Router(*settings.kafka.routes)
     seen: Counter[str] = Counter()
@@ -125,7 +210,8 @@ async def _keys(settings: Settings) -> str:
         for name, count in sorted(seen.items())
     ]
     nowhere = [name for name in seen if name in settings.kafka.keys and not found[name]]
-    return _Worry("; ".join(lines)) if nowhere else "; ".join(lines)
+    said = "; ".join(lines)
+    return _Worry("keys_nowhere", said) if nowhere else said
 
 
 def _event(body: bytes) -> dict[str, Any] | None:
@@ -147,47 +233,52 @@ async def _topics(settings: Settings) -> str:
     async with translated():
         missing = await topics.absent(settings.kafka, router.topics)
     if missing and not settings.kafka.create_topics:
-        raise KafkaRefusedError(topics.missing(missing, "kafka.create_topics is off"))
+        raise TopicMissingError(topics.missing(missing, "kafka.create_topics is off"))
     return f"will be created: {', '.join(missing)}" if missing else "all there"
 
 
-async def _copies(settings: Settings) -> Finding:
+async def _copies(settings: Settings) -> str | _Worry:
     """Warn where the death of one broker could lose what was published."""
     router = Router(settings.kafka.topic_prefix, settings.kafka.topics)
-    frail, sentence = [], "no topic is there yet"
     try:
         async with translated(), asyncio.timeout(settings.kafka.timeout):
             found = await durability.copies(settings.kafka, router.topics)
     except PublishError as error:
-        sentence = f"cannot be read: {error}"
-    else:
-        frail = durability.frail(found)
-        if frail:
-            sentence = f"the death of one broker may lose what was published: {'; '.join(frail)}"
-        elif found:
-            sentence = "whatever is acknowledged is on more than one disk"
-    return Finding(subject="copies", passed=True, warning=bool(frail), sentence=sentence)
+        return f"cannot be read: {error}"
+    if frail := durability.frail(found):
+        sentence = f"the death of one broker may lose what was published: {'; '.join(frail)}"
+        return _Worry("copies_frail", sentence)
+    return "whatever is acknowledged is on more than one disk" if found else "no topic is there yet"
 
 
 async def _transactions(settings: Settings) -> str:
-    """Start a transactional producer under an id of its own, as `relay serve` will under its."""
+    """Start a transactional producer under an id of its own, as `relay serve` will under its.
+
+    Its transaction has no record, and is aborted: no consumer sees any of it, however it reads.
+    """
     name, place = f"relay-check-{uuid.uuid4()}", topics.journal_topic(settings.kafka)
+    wanted = Router(*settings.kafka.routes).topics
     async with translated(), asyncio.timeout(settings.kafka.timeout):
         producer = Producer.to(settings.kafka, name, Packing())
         try:
             await producer.start()
-            there = place not in await topics.absent(settings.kafka, [])
-            if there:
-                await producer.begin()
+            missing = await topics.absent(settings.kafka, wanted)
+            there = sorted(set(wanted) - set(missing))
+            await producer.begin()
+            forbidden = await producer.forbidden(there) if there else []
+            if place not in missing:
                 await producer.carry_offset(name, place, 0)
-                await producer.abort()
+            await producer.abort()
         finally:
             await producer.discard()
-    tried = "start and carry an offset" if there else "start"
-    return f"can {tried} (the right to write to the topics is not tried: it would leave records)"
+    if forbidden:
+        raise TopicDeniedError(f"Kafka refuses: no right to write to {', '.join(forbidden)}")
+    tried = ["start"] + ["write to the topics"] * bool(there)
+    tried += ["carry an offset"] * (place not in missing)
+    return f"can {', '.join(tried)}"
 
 
-async def _claims(settings: Settings) -> str:
+async def _claims(settings: Settings) -> str | _Worry:
     """Connect to the claims store, and ask for its version and for whom a start would wait."""
     from relay.claims.claims import Claims
     from relay.claims.seeding import awaited
@@ -204,8 +295,9 @@ async def _claims(settings: Settings) -> str:
     answers = f"the store answers, version {version}"
     if eviction:
         return _Worry(
+            "claims_evicting",
             f"{answers}; when it is full it forgets claims (maxmemory-policy {eviction}), and an"
-            " event may go out twice: set noeviction"
+            " event may go out twice: set noeviction",
         )
     return answers
 

@@ -25,15 +25,18 @@ from relay.cli import events as cli_events
 from relay.cli import feishu as cli_feishu
 from relay.cli import schema as cli_schema
 from relay.cli.events import ConfigOption
-from relay.cli.say import complain, replace_what_no_terminal_shows, say
+from relay.cli.say import complain, document, replace_what_no_terminal_shows, say
 from relay.contract.printable import printable
 from relay.errors import JournalError, RelayError, SettingsError
 from relay.events import DeadLetterReason
 from relay.journal import view as journalview
 from relay.observe import logs
+from relay.settings import values
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from relay.cli.check import Finding
 
 app = typer.Typer(
     help="Feishu helpdesk events, once and in order, on Kafka.",
@@ -58,15 +61,26 @@ def main() -> None:
     replace_what_no_terminal_shows()
     try:
         app()
-    except SettingsError as error:
-        complain("the configuration is not usable:\n" + _indent(str(error)))
-        sys.exit(MISUSED)
-    except RelayError as error:
-        complain(str(error))
-        sys.exit(error.exit_code)
-    except OSError as error:
-        complain(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}")
-        sys.exit(FAILED)
+    except (RelayError, OSError) as error:
+        from relay.cli.remedies import of
+
+        remedy = of(error)
+        complain(_message(error), advice=f"{remedy.advice} ({remedy.place})")
+        sys.exit(_exit_code(error))
+
+
+def _message(error: RelayError | OSError) -> str:
+    if isinstance(error, SettingsError):
+        return "the configuration is not usable:\n" + _indent(str(error))
+    if isinstance(error, OSError):
+        return f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}"
+    return str(error)
+
+
+def _exit_code(error: RelayError | OSError) -> int:
+    if isinstance(error, SettingsError):
+        return MISUSED
+    return error.exit_code if isinstance(error, RelayError) else FAILED
 
 
 def _indent(text: str) -> str:
@@ -116,18 +130,24 @@ def _stop_on_signals(stop: asyncio.Event) -> None:
         loop.add_signal_handler(number, on_signal)
 
 
-def _seconds(value: float) -> float:
-    """Refuse what is no length of time."""
-    if not 0 <= value < math.inf:
-        raise typer.BadParameter("must be a number of seconds")
-    return value
+def _time(text: str) -> float:
+    """Read a length of time as settings have it, or a number of seconds."""
+    try:
+        found = float(values.seconds(text))  # type: ignore[arg-type]  # a text or a number
+    except ValueError:
+        found = math.inf
+    if not 0 <= found < math.inf:
+        raise typer.BadParameter("must be a length of time, as 60s, 5m or 300")
+    return found
 
 
 @app.command()
 def drain(
     timeout: Annotated[
         float,
-        typer.Option(help="Seconds; then what is left stays on disk.", callback=_seconds),
+        typer.Option(
+            metavar="TIME", parser=_time, help="Then what is left stays on disk: 300, 5m."
+        ),
     ] = 300,
     journal: Annotated[
         Path | None, typer.Option(help="A journal file; without it, the settings name one.")
@@ -178,26 +198,48 @@ async def _drain(loaded: settings.Settings, timeout: float) -> int:  # noqa: ASY
 
 
 @app.command()
-def check(config: ConfigOption = None) -> None:
+def check(
+    wait: Annotated[
+        float,
+        typer.Option(
+            metavar="TIME", parser=_time, help="Look again until all will do, at most so long: 60s."
+        ),
+    ] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object per line.")] = False,
+    config: ConfigOption = None,
+) -> None:
     """Look at settings, journal, Kafka and topics; exit 1 if something will not do."""
-    loaded = settings.load(config)
+    from relay.cli.check import failed, findings, settled
+
+    def show(finding: "Finding") -> None:
+        if as_json:
+            document(finding.document())
+        else:
+            _show(finding)
+
+    try:
+        loaded = settings.load(config)
+    except SettingsError as error:
+        if not as_json:
+            raise
+        show(failed("settings", error))
+        raise typer.Exit(MISUSED) from None
     logs.configure(level="error")
-    if not _run(_check(loaded)):
+    if not _run(settled(lambda: findings(loaded), wait, show)):
         raise typer.Exit(FAILED)
 
 
-async def _check(loaded: settings.Settings) -> bool:
-    from relay.cli.check import findings
+_MARKS = {"ok": "[green]ok[/]  ", "warn": "[yellow]warn[/]", "fail": "[red]FAIL[/]"}
 
-    passed = True
-    async for finding in findings(loaded):
-        mark = "[green]ok[/]  " if finding.passed else "[red]FAIL[/]"
-        if finding.warning:
-            mark = "[yellow]warn[/]"
-        console().print(f"{mark} [bold]{finding.subject:13}[/]", end="")
-        console().print(printable(finding.sentence), markup=False, highlight=False, soft_wrap=True)
-        passed &= finding.passed
-    return passed
+
+def _show(finding: "Finding") -> None:
+    out = console()
+    out.print(f"{_MARKS[finding.status]} [bold]{finding.subject:13}[/]", end="")
+    lines = [finding.sentence]
+    if finding.advice:
+        lines.append(f"{'':18}{finding.code}: {finding.advice} ({finding.place})")
+    for line in lines:
+        out.print(printable(line), markup=False, highlight=False, soft_wrap=True)
 
 
 def console() -> "Console":

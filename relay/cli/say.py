@@ -44,7 +44,9 @@ def printed(value: Any) -> bool:
     return True
 
 
-def complain(message: str) -> None:
-    """Say on standard error why a command ends; some messages have several lines."""
+def complain(message: str, *, advice: str = "") -> None:
+    """Say on standard error why a command ends, maybe in several lines, and what to do next."""
     lines = [printable(line) for line in message.split("\n")]
     typer.secho("relay: " + "\n".join(lines), err=True, fg=typer.colors.RED)
+    if advice:
+        note(f"Next: {advice}")

@@ -5,6 +5,7 @@ Reads the environment and files once, at start, and reports every mistake at onc
 
 import os
 import tomllib
+from dataclasses import dataclass
 from enum import StrEnum
 from importlib.util import find_spec
 from pathlib import Path
@@ -58,6 +59,7 @@ __all__ = [
     "Console",
     "Delivery",
     "Drain",
+    "Given",
     "Journal",
     "Kafka",
     "Log",
@@ -66,6 +68,8 @@ __all__ = [
     "Settings",
     "Traces",
     "Webhook",
+    "checked",
+    "given",
     "load",
 ]
 
@@ -286,25 +290,49 @@ def _refuse_port_of(name: str, listener: Admin | Console, before: ValidationInfo
             raise ValueError(f"has the port of the {name}; each needs its own")
 
 
-def load(config: Path | None = None) -> Settings:
-    """Read the TOML file (`config`, else `RELAY_CONFIG`), and the environment over it.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Given:
+    """What an operator has set, not yet looked at."""
 
-    Raises SettingsError with one line for each mistake, of all that there are.
-    """
+    environment: Environment
+    #: The TOML file, if one is named, and what it holds.
+    path: Path | None
+    file: dict[str, Any]
+    #: Why the file cannot be read.
+    unread: str
+    #: The variables over the file.
+    values: dict[str, Any]
+
+
+def given(config: Path | None = None) -> Given:
+    """Read the TOML file (`config`, else `RELAY_CONFIG`), and the environment over it."""
     environment = Environment(os.environ, Settings)
     path = config or (Path(environment.config) if environment.config else None)
     file, unread = _read_toml(path) if path else ({}, "")
-    given = environment.over(file)
-    found = environment.findings + ([unread] if unread else [])
+    values = environment.over(file)
+    return Given(environment=environment, path=path, file=file, unread=unread, values=values)
+
+
+def load(config: Path | None = None) -> Settings:
+    """Read what is set, and look at it.
+
+    Raises SettingsError with one line for each mistake, of all that there are.
+    """
+    return checked(given(config))
+
+
+def checked(found: Given) -> Settings:
+    """Look at what is set; raises SettingsError."""
+    mistakes = found.environment.findings + ([found.unread] if found.unread else [])
     try:
-        settings = Settings.model_validate(given)
+        settings = Settings.model_validate(found.values)
     except ValidationError as error:
-        mistakes = error.errors(include_input=False, include_url=False)
+        errors = error.errors(include_input=False, include_url=False)
         # What the file would have had is not missing.
-        known = [one for one in mistakes if not unread or one["type"] not in {"missing", MISFIT}]
-        found += [line for mistake in known for line in _sentences(mistake, environment)]
-    if found:
-        raise SettingsError("\n".join(found))
+        known = [e for e in errors if not found.unread or e["type"] not in {"missing", MISFIT}]
+        mistakes += [line for one in known for line in _sentences(one, found.environment)]
+    if mistakes:
+        raise SettingsError("\n".join(mistakes))
     return settings
 
 

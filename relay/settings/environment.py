@@ -54,6 +54,9 @@ class Environment:
         #: Setting by setting, as a file has them.
         self.values: Tree = {}
         self._known = _tree(model)
+        #: Variables that are taken, and the files that stand for some.
+        self._taken: set[str] = set()
+        self._files: dict[str, str] = {}
         #: Settings whose variable is there, but empty.
         self._emptied: list[Place] = []
         ours = {
@@ -69,14 +72,22 @@ class Environment:
     def over(self, file: Tree) -> Tree:
         """Lay the variables over the file's values."""
         for path in self._emptied:
-            leaf = _at(self._known, path)
+            leaf = at(self._known, path)
             off = isinstance(leaf, FieldInfo) and leaf.default in ("", SecretStr(""))
-            if off and _at(file, path):
+            if off and at(file, path):
                 self.findings.append(
                     f"{named(path)}: is empty, but the file has a value: "
                     "unset the variable, or empty the value there"
                 )
         return _merged(file, self.values)
+
+    def source(self, path: Place) -> tuple[str, str] | None:
+        """Name the variable that sets a place, alone or in a JSON object, and its file, if any."""
+        for length in range(len(path), 0, -1):
+            name = PREFIX + "__".join(path[:length])
+            if name in self._taken and at(self.values, path) is not None:
+                return name.upper(), self._files.get(name, "")
+        return None
 
     def unknown(self, path: Place) -> str:
         """Say that there is no such setting, and which one may have been meant."""
@@ -85,7 +96,7 @@ class Environment:
         if path[-1].endswith("_file"):
             names += [f"{name}_FILE" for name in names if name.lower().endswith(SECRETS)]
         nearest = max(names, key=lambda name: _likeness(name, variable(path)))
-        in_section = isinstance(_at(self._known, path[:-1]), dict)
+        in_section = isinstance(at(self._known, path[:-1]), dict)
         if in_section and _likeness(nearest.rsplit("__")[-1], path[-1].upper()) < _ALIKE:
             return "there is no such setting"
         return f"there is no such setting; the nearest is {nearest}"
@@ -95,7 +106,7 @@ class Environment:
         paths = {name: name.removeprefix(PREFIX).split("__") for name in variables}
         # What is set as a whole, as JSON, goes below what is set one by one.
         for name, path in sorted(paths.items(), key=lambda item: len(item[1])):
-            known = _at(self._known, path)
+            known = at(self._known, path)
             if known is None:
                 if len(path) > 1:
                     self.findings.append(f"{named(path)}: {self.unknown(path)}")
@@ -106,8 +117,10 @@ class Environment:
             elif not variables[name] and name not in _MAY_BE_EMPTY:
                 self._emptied.append(path)
             elif isinstance(known, dict):
+                self._taken.add(name)
                 self._set_whole(path, variables[name])
             else:
+                self._taken.add(name)
                 self.values = _merged(self.values, _nested(path, variables[name]))
 
     def _set_whole(self, path: Place, text: str) -> None:
@@ -132,6 +145,7 @@ class Environment:
                 continue
             del variables[name]
             if path:
+                self._files[secret] = path
                 variables[secret] = self._read(Path(path)) or self._empty(path, name)
         return variables
 
@@ -146,10 +160,11 @@ class Environment:
         for path in files:
             name = path.name.lower()
             place = name.removeprefix(PREFIX).split("__")
-            if _at(self._known, place) is None:
+            if at(self._known, place) is None:
                 # Nobody but the operator puts files here: each is meant.
                 self.findings.append(f"{path}: {self.unknown(place)}")
             elif text := self._read(path):
+                self._files[name] = str(path)
                 found[name] = text
             elif name.endswith(_GUARDS):
                 found[name] = self._empty(str(path), name)
@@ -202,7 +217,7 @@ def _tree(model: type[BaseModel]) -> Tree:
     return found
 
 
-def _at(tree: Any, path: Place) -> Any:
+def at(tree: Any, path: Place) -> Any:
     """Give what stands at a path, or None."""
     for part in path:
         tree = tree.get(part, tree.get(_ANY)) if isinstance(tree, dict) else None

@@ -18,7 +18,7 @@ from rich.console import Console
 from typer.testing import CliRunner, Result
 
 from relay.cli import main as cli
-from relay.errors import KafkaUnavailableError
+from relay.errors import KafkaUnavailableError, SettingsError
 from relay.events import Challenge, Outcome, RawCallback
 from relay.ingress import longconn
 from relay.ingress.longconn import LongConnection
@@ -173,15 +173,18 @@ def test_what_the_system_refuses_is_one_message(
     """With the file's name, if it is about one."""
     absent = tmp_path / "absent"
     assert complaint(["events", "import", str(absent)], monkeypatch) == cli.FAILED
-    assert capsys.readouterr().err == f"relay: No such file or directory: {absent}\n"
+    said, advice = capsys.readouterr().err.splitlines()
+    assert said == f"relay: No such file or directory: {absent}"
+    assert advice.startswith("Next: see that the path is right")
     with socket.socket() as holder:
         holder.bind(("127.0.0.1", 0))
         holder.listen()
         environment(WEBHOOK__PORT=holder.getsockname()[1])
         assert complaint(["serve"], monkeypatch) == cli.FAILED
-    said = capsys.readouterr().err.splitlines()[-1]
+    said, advice = capsys.readouterr().err.splitlines()[-2:]
     assert said.startswith("relay: ")
     assert said.endswith("address already in use")
+    assert advice.startswith("Next: end the program that has the port")
 
 
 def test_pending_events_go_by_file_to_another_replica(
@@ -218,6 +221,21 @@ def test_check_that_finds_a_fault_fails(environment: Callable[..., None], tmp_pa
     assert checked.exit_code == cli.FAILED
     assert "FAIL journal" in checked.output
     assert "ok   kafka" in checked.output
+    assert "journal_foreign: look at journal.path" in checked.output
+    lines = [json.loads(line) for line in run("check", "--json").stdout.splitlines()]
+    told = {one["subject"]: (one["code"], one["status"]) for one in lines}
+    assert told["journal"] == ("journal_foreign", "fail")
+    assert told["kafka"] == ("kafka_ok", "ok")
+
+
+def test_check_of_wrong_settings_tells_scripts_too(environment: Callable[..., None]) -> None:
+    environment(KAFKA__PARTITIONS=0)
+    checked = run("check", "--json")
+    assert checked.exit_code == cli.MISUSED
+    (finding,) = map(json.loads, checked.stdout.splitlines())
+    assert (finding["code"], finding["status"]) == ("settings_wrong", "fail")
+    assert "kafka.partitions" in finding["sentence"]
+    assert isinstance(run("check").exception, SettingsError)
 
 
 def test_drain_that_leaves_something_fails(
@@ -292,6 +310,13 @@ async def test_simulator_plays_feishu_beside_the_webhook() -> None:
     assert "RELAY_APPS__DEFAULT__HELPDESK_TOKEN=" in done.output
     assert "Waiting" not in done.output
     assert "5 acknowledged" in done.output
+
+
+@pytest.mark.parametrize("text", ["-1", "x", "1e999", "nan", "5y", ""])
+def test_length_of_time_is_one(text: str) -> None:
+    refused = run("check", "--wait", text)
+    assert refused.exit_code == cli.MISUSED
+    assert "must be a length of time" in refused.output
 
 
 @pytest.mark.parametrize("listen", ["7070x", "127.0.0.1:", "localhost"])

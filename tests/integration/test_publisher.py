@@ -1,6 +1,7 @@
 """What the dispatcher relies on: the same of the fake, the embedded broker and a real Kafka."""
 
 import asyncio
+import re
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
@@ -17,9 +18,11 @@ from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.client import AIOKafkaClient
 from aiokafka.conn import CloseReason
 from aiokafka.partitioner import DefaultPartitioner
+from confluent_kafka import admin as confluent
 from pydantic import SecretStr
 
 from relay.cli import check
+from relay.contract.normalize import Router
 from relay.egress.kafka import faults, offsets, packing, topics
 from relay.egress.kafka.client import admin_client
 from relay.egress.publisher import AtLeastOncePublisher, ExactlyOncePublisher, Publisher
@@ -31,6 +34,7 @@ from relay.errors import (
     ProducerOustedError,
     RecordRefusedError,
     RecordTooLargeError,
+    TopicDeniedError,
 )
 from relay.events import Landing, Outcome, Record
 from relay.settings import Kafka, Settings
@@ -862,6 +866,63 @@ async def test_missing_rights_are_refused(
     with pytest.raises(KafkaRefusedError):
         await publisher.open("j")
     await publisher.close()
+
+
+#: It exports them without saying so.
+ACL: Any = confluent
+WRITE, READ, DESCRIBE = (getattr(ACL.AclOperation, name) for name in ("WRITE", "READ", "DESCRIBE"))
+
+
+@pytest.fixture
+def allow(guarded: Guarded) -> Iterator[Callable[..., None]]:
+    """Give `guest` a right for the time of a test."""
+    client = ACL.AdminClient({"bootstrap.servers": guarded.server.bootstrap})
+    kinds, forms, permissions = ACL.ResourceType, ACL.ResourcePatternType, ACL.AclPermissionType
+
+    def allow(*rights: tuple[str, str, Any]) -> None:
+        bindings = [
+            ACL.AclBinding(
+                kinds[kind], name, forms.PREFIXED, "User:guest", "*", right, permissions.ALLOW
+            )
+            for kind, name, right in rights
+        ]
+        for done in client.create_acls(bindings).values():
+            done.result(20)
+
+    yield allow
+    whose = (kinds.ANY, None, forms.ANY, "User:guest", None, ACL.AclOperation.ANY, permissions.ANY)
+    for done in client.delete_acls([ACL.AclBindingFilter(*whose)]).values():
+        done.result(20)
+
+
+async def test_right_to_write_is_tried_without_a_trace(
+    guarded: Guarded, topic_prefix: str, allow: Callable[..., None]
+) -> None:
+    """By `relay check`, for each topic: nothing is sent, and no offset moves."""
+    name = f"{topic_prefix}relay_journal"
+    config = secured(guarded, topic_prefix, "SCRAM", sasl_username="guest")
+    first, *others = wanted = sorted(Router(*config.routes).topics)
+    await topics.ensure(options(guarded.server.bootstrap, topic_prefix), wanted)
+    allow(
+        *(("TOPIC", one, WRITE) for one in others),
+        ("TOPIC", first, DESCRIBE),
+        ("TOPIC", name, READ),
+        ("TRANSACTIONAL_ID", "relay-check-", WRITE),
+        ("GROUP", "relay-check-", READ),
+    )
+    loaded = Settings.model_construct(apps={}, kafka=config)
+    with pytest.raises(TopicDeniedError, match=f"no right to write to {re.escape(first)}$"):
+        await check._transactions(loaded)
+    allow(("TOPIC", first, WRITE))
+    said = await check._transactions(loaded)
+    assert said == "can start, write to the topics, carry an offset"
+    consumer = AIOKafkaConsumer(bootstrap_servers=guarded.server.bootstrap)
+    await consumer.start()
+    try:
+        places = [TopicPartition(topic, 0) for topic in wanted]
+        assert set((await consumer.end_offsets(places)).values()) == {0}
+    finally:
+        await consumer.stop()
 
 
 @pytest.mark.parametrize("content", [None, b"no certificate"], ids=["missing", "rubbish"])

@@ -1,4 +1,4 @@
-"""`relay config`: the schema of the settings for editors."""
+"""`relay config`: the schema of the settings for editors, and what is in force."""
 
 import json
 import tomllib
@@ -126,3 +126,136 @@ def test_table_of_the_paper_is_read_without_its_links() -> None:
     paper = "| `a.b` | `RELAY_A__B` | `1` | see [Topics](#topics), [more](operations.md#x-y) |\n"
     text = "see Topics (docs/configuration.md#topics), more (docs/operations.md#x-y)"
     assert meanings.of(paper) == {"a.b": text}
+
+
+def shown(path: Path) -> dict[str, tuple[Any, str, str]]:
+    """Give what `relay config show --json` says of each setting."""
+    done = CliRunner().invoke(app, ["config", "show", "--json", "--config", str(path)])
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    return {one["name"]: (one["value"], one["origin"], one["source"]) for one in lines}
+
+
+def test_every_value_is_shown_with_where_it_came_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of those who set one the last: default, file, environment, secret file."""
+    path, secrets = tmp_path / "relay.toml", tmp_path / "secrets"
+    secrets.mkdir()
+    path.write_text(
+        '[apps.hr-desk]\nencrypt_key = "in the file"\n'
+        '[kafka]\nbootstrap_servers = "b:1"\ntimeout = "5s"\ntopics.other = "x"\n'
+        "[webhook]\nport = 1\nread_timeout = 3\n"
+    )
+    (tmp_path / "token").write_text("hush")
+    (secrets / "RELAY_CLAIMS__URL").write_text("redis://me:hush@store:6379/0")
+    for name, value in {
+        "APPS__HR-DESK__VERIFICATION_TOKEN_FILE": str(tmp_path / "token"),
+        "SECRETS_DIR": str(secrets),
+        "WEBHOOK": '{"port": 81, "max_body_bytes": "2MiB"}',
+        "WEBHOOK__MAX_BODY_BYTES": "3 MiB",
+        "KAFKA__TOPICS": '{"im.*": "chats"}',
+        "KAFKA__COMPRESSION": "",
+        "TRACES__ENDPOINT": "",
+    }.items():
+        monkeypatch.setenv(f"RELAY_{name}", value)
+    seen = shown(path)
+    assert set(seen) == {name.replace("apps.<name>", "apps.hr-desk") for name in SETTINGS}
+    assert {name: seen[name] for name in seen if seen[name][1] != "default"} == {
+        "apps.hr-desk.encrypt_key": ("********", "file", str(path)),
+        "apps.hr-desk.verification_token": ("********", "secret_file", str(tmp_path / "token")),
+        "kafka.bootstrap_servers": ("b:1", "file", str(path)),
+        "kafka.timeout": (5, "file", str(path)),
+        "kafka.topics": (
+            {"other": "x", "im.*": "chats"},
+            "environment",
+            f"RELAY_KAFKA__TOPICS over {path}",
+        ),
+        "webhook.port": (81, "environment", "RELAY_WEBHOOK"),
+        "webhook.max_body_bytes": (3 * 2**20, "environment", "RELAY_WEBHOOK__MAX_BODY_BYTES"),
+        "webhook.read_timeout": (3, "file", str(path)),
+        "claims.url": (
+            "redis://me:********@store:6379/0",
+            "secret_file",
+            str(secrets / "RELAY_CLAIMS__URL"),
+        ),
+    }
+    assert seen["kafka.compression"] == ("none", "default", "")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("APPS__A__ENCRYPT_KEY", "hush://k:hush@hush"),
+        ("APPS__A__APP_SECRET", "hush"),
+        ("APPS__A__PREVIOUS_VERIFICATION_TOKEN", "hush@hush"),
+        ("APPS", '{"b": {"encrypt_key": "hush"}}'),
+        ("APPS", '{"b": {"encrypt_key": {"hush": "hush"}}}'),
+        ("KAFKA__SASL_PASSWORD", "hush"),
+        ("KAFKA__OAUTH_CLIENT_SECRET", "hush"),
+        ("CLAIMS__URL", "redis://:hush@h"),
+        ("CLAIMS__URL", "redis://hush@h"),
+        ("CLAIMS__URL", "rediss+sentinel://u:hush@h,i/s"),
+        ("CLAIMS__URL", "postgres://u:hush@h"),
+        ("CLAIMS__URL", "redis://u:hu/sh@h"),
+        ("CLAIMS__SENTINEL_PASSWORD", "hush"),
+        ("PRIVACY__SALT", "hush" * 8),
+        ("TRACES__ENDPOINT", "http://u:hush@c:4318/v1"),
+        ("TRACES__ENDPOINT", "http://hush@c:4318/v1"),
+        ("TRACES__ENDPOINT", "http://u:hush@hush@c:4318/v1"),
+    ],
+)
+@pytest.mark.parametrize("more", [(), ("--json",)])
+@pytest.mark.parametrize("broken", [False, True])
+def test_no_secret_is_shown(
+    name: str,
+    value: str,
+    more: tuple[str, ...],
+    broken: bool,  # noqa: FBT001 - a parameter of the test
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Nor where other settings are wrong, so that nothing was read in earnest."""
+    monkeypatch.setenv("RELAY_APPS__A__VERIFICATION_TOKEN", "t")
+    monkeypatch.setenv("RELAY_KAFKA__BOOTSTRAP_SERVERS", "b:1")
+    if broken:
+        monkeypatch.setenv("RELAY_KAFKA__PARTITIONS", "0")
+    monkeypatch.setenv(f"RELAY_{name}", value)
+    done = CliRunner().invoke(app, ["config", "show", *more])
+    assert "********" in done.output
+    assert "hush" not in done.output
+
+
+def test_what_is_wrong_is_shown_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it was given; then the mistakes follow."""
+    monkeypatch.setenv("RELAY_KAFKA__PARTITIONS", "none")
+    done = CliRunner().invoke(app, ["config", "show"])
+    (line,) = [one for one in done.stdout.splitlines() if one.startswith("kafka.partitions ")]
+    assert line.split() == ["kafka.partitions", '"none"', "environment", "RELAY_KAFKA__PARTITIONS"]
+    assert "kafka.bootstrap_servers" in done.stdout
+    assert isinstance(done.exception, SettingsError)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "text"),
+    [
+        ("journal.dedupe_window", "86400", '"24h"'),
+        ("journal.dedupe_window", "7d", '"7d"'),
+        ("journal.dedupe_window", "57601", '"57601s"'),
+        ("kafka.timeout", "200ms", '"0.2s"'),
+        ("drain.delay", "0", '"0s"'),
+        ("kafka.idle_timeout", "90s", '"90s"'),
+        ("journal.max_bytes", "8589934592", '"8 GiB"'),
+        ("webhook.max_body_bytes", "64KiB", '"64 KiB"'),
+        ("webhook.max_body_bytes", "1000", "1000"),
+        ("log.format", "", "-"),
+        ("privacy.drop", "email", '["email"]'),
+    ],
+)
+def test_times_and_sizes_are_shown_as_they_are_written(
+    name: str, value: str, text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RELAY_APPS__A__VERIFICATION_TOKEN", "t")
+    monkeypatch.setenv("RELAY_KAFKA__BOOTSTRAP_SERVERS", "b:1")
+    monkeypatch.setenv(SETTINGS[name], value)
+    lines = CliRunner().invoke(app, ["config", "show"]).stdout.splitlines()
+    (line,) = [one for one in lines if one.startswith(f"{name} ")]
+    assert line.removeprefix(name).strip().startswith(f"{text}  ")

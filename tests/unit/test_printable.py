@@ -4,6 +4,7 @@ import asyncio
 import io
 import json
 import sys
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import structlog
 from typer.testing import CliRunner
 
 from relay.cli import main as cli
-from relay.cli.check import Finding
+from relay.cli.check import Finding, settled
 from relay.contract import exactjson
 from relay.contract.normalize import Router, dead_letter, normalize
 from relay.contract.printable import escaped, header, printable, segment
@@ -211,19 +212,18 @@ def test_what_is_wrong_is_said_without_driving_the_terminal(
         cli.main()
     said = capsys.readouterr().err
     assert clean(said)
-    assert len(said.splitlines()) == 2
+    assert len(said.splitlines()) == 3
+    assert said.splitlines()[2].startswith("Next: ")
 
 
-def test_findings_of_a_check_drive_no_terminal(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_findings_of_a_check_drive_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     """They hold what a server said."""
 
-    async def findings(_: object) -> object:
-        yield Finding(subject="kafka", passed=False, sentence=f"Kafka says {HOSTILE}")
+    async def findings() -> AsyncIterator[Finding]:
+        said = f"Kafka says {HOSTILE}"
+        yield Finding(subject="kafka", passed=False, sentence=said, code="c", advice=HOSTILE)
 
-    monkeypatch.setattr("relay.cli.check.findings", findings)
-    assert not asyncio.run(cli._check(None))  # type: ignore[arg-type]  # not looked at
+    assert not asyncio.run(settled(findings, 0, cli._show))
     assert clean(capsys.readouterr().out)
 
 

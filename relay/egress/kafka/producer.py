@@ -11,13 +11,22 @@ from functools import lru_cache
 from typing import Any, Self
 
 from aiokafka import AIOKafkaProducer, TopicPartition
+from aiokafka.client import CoordinationType
 from aiokafka.errors import (
     ClusterAuthorizationFailedError,
+    CoordinatorLoadInProgressError,
+    CoordinatorNotAvailableError,
     IncompatibleBrokerVersion,
     InvalidTransactionTimeout,
+    NoError,
+    NotCoordinatorError,
+    TopicAuthorizationFailedError,
+    TransactionalIdAuthorizationFailed,
     UnsupportedVersionError,
+    for_code,
 )
 from aiokafka.partitioner import DefaultPartitioner
+from aiokafka.producer.sender import AddPartitionsToTxnHandler
 from aiokafka.structs import OffsetAndMetadata
 
 from relay.egress.kafka.client import client_options
@@ -35,6 +44,10 @@ _UNNUMBERED = (
     UnsupportedVersionError,
     ClusterAuthorizationFailedError,
 )
+#: No topic has so many partitions.
+_NO_PARTITION = 2**31 - 1
+#: The coordinator is about to be there.
+_SOON = (CoordinatorLoadInProgressError, CoordinatorNotAvailableError, NotCoordinatorError)
 
 
 class Producer:
@@ -109,6 +122,21 @@ class Producer:
         while not await self._producer._sender._do_add_offsets_to_txn(group):
             pass
 
+    async def forbidden(self, topics: Iterable[str]) -> list[str]:
+        """Name those of the topics to which this user may not write; in a transaction.
+
+        The broker looks at the right to each topic first, and then refuses the request as a whole
+        for a partition that there is not. So nothing becomes a part of the transaction, and its
+        end leaves no mark. (Where a broker takes the others in all the same, the end is an abort.)
+        """
+        places = [
+            TopicPartition(topic, number) for topic in topics for number in (0, _NO_PARTITION)
+        ]
+        question = _Question(self._producer._sender, places)
+        while not await question.asked():
+            pass
+        return sorted(question.forbidden)
+
     @property
     def identity(self) -> tuple[int, int]:
         """Id and epoch that the coordinator has given."""
@@ -172,6 +200,39 @@ class Producer:
                 await producer._sender.close()
                 # Meanwhile the sender may have connected again.
                 await producer.client.close()
+
+
+class _Question(AddPartitionsToTxnHandler):  # type: ignore[misc]  # it has no types
+    """A request whose answer is read for the rights alone."""
+
+    def __init__(self, sender: Any, places: Sequence[TopicPartition]) -> None:
+        super().__init__(sender, places)
+        self.forbidden: set[str] = set()
+
+    async def asked(self) -> bool:
+        """Ask once; False if it has to be asked again."""
+        manager = self._sender._txn_manager
+        kind = CoordinationType.TRANSACTION
+        node = await self._sender._find_coordinator(kind, manager.transactional_id)
+        return bool(await self.do(node))
+
+    def handle_response(self, answer: Any) -> float | None:
+        """Note what each topic is refused for; give the seconds to wait if it is too early."""
+        manager = self._sender._txn_manager
+        for topic, partitions in answer.errors:
+            for number, code in partitions:
+                error = for_code(code)
+                if error in _SOON:
+                    self._sender._coordinator_dead(CoordinationType.TRANSACTION)
+                    return float(self._default_backoff)
+                if error is TransactionalIdAuthorizationFailed:
+                    raise error(manager.transactional_id)
+                if error is TopicAuthorizationFailedError:
+                    self.forbidden.add(topic)
+                elif error is NoError:
+                    manager.maybe_add_partition_to_txn(TopicPartition(topic, number))
+                    manager.partition_added(TopicPartition(topic, number))
+        return None
 
 
 def _delivery(batch: Batch, result: Any) -> Delivery:

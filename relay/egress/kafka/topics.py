@@ -9,7 +9,7 @@ from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.protocol.admin import ApiVersionRequest
 
 from relay.egress.kafka.client import LEAST_VERSION, admin_client, too_old
-from relay.errors import KafkaRefusedError, KafkaUnavailableError
+from relay.errors import KafkaRefusedError, KafkaUnavailableError, TopicMissingError
 from relay.settings import Delivery, Kafka
 from relay.settings.topics import JOURNAL
 
@@ -98,7 +98,7 @@ async def ensure(settings: Kafka, topics: Iterable[str]) -> None:
         if not names:
             return
         if not settings.create_topics:
-            raise KafkaRefusedError(missing(names, "kafka.create_topics is off"))
+            raise TopicMissingError(missing(names, "kafka.create_topics is off"))
         await _create(admin, settings, {name: wanted[name] for name in names})
 
 
@@ -120,7 +120,7 @@ async def _create(admin: AIOKafkaAdminClient, settings: Kafka, partitions: dict[
         error = errors.for_code(code)
         if error not in {errors.NoError, errors.TopicAlreadyExistsError}:
             why = ": ".join([error.__name__, *filter(None, words)])
-            raise KafkaRefusedError(missing([name], f"creating it failed: {why}"))
+            raise TopicMissingError(missing([name], f"creating it failed: {why}"))
 
 
 async def _safety(admin: AIOKafkaAdminClient, settings: Kafka) -> tuple[int, dict[str, str]]:

@@ -4,7 +4,7 @@ It is made of the model that reads the file. It asks for nothing: what a file la
 may have.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, BeforeValidator
@@ -28,7 +28,7 @@ _OPEN: Schema = {
 }
 _SECRET: Schema = {"type": "string", "format": "password", "writeOnly": True}
 #: How a value may be written, by what reads it.
-_FORMS: dict[Callable[[Any], Any], Schema] = {
+_FORMS: dict[Any, Schema] = {
     values.seconds: _TIME,
     values.size: _SIZE,
     topics.config: _OPEN,
@@ -57,6 +57,12 @@ def fields(model: type[BaseModel] = Settings, path: str = "") -> Iterator[tuple[
             yield from fields(below, f"{path}{name}.{'<name>.' if table else ''}")
         else:
             yield path + name, field
+
+
+def reader(field: FieldInfo) -> Any:
+    """Give the function that reads a setting's text, if it has one."""
+    found = (one.func for one in field.metadata if isinstance(one, BeforeValidator))
+    return next(found, None)
 
 
 def _model(field: FieldInfo) -> tuple[type[BaseModel] | None, bool]:
@@ -116,9 +122,8 @@ class _Sections:
         """Say how a value may be written."""
         if "anyOf" in part:
             part = next(self._resolved(one) for one in part["anyOf"] if one.get("type") != "null")
-        for reader in (one for one in field.metadata if isinstance(one, BeforeValidator)):
-            if form := _FORMS.get(reader.func):  # type: ignore[arg-type]  # it takes one argument
-                return form | {name: part[name] for name in _LIMITS if name in part}
+        if form := _FORMS.get(reader(field)):
+            return form | {name: part[name] for name in _LIMITS if name in part}
         if part.get("writeOnly"):
             return _SECRET
         kept = ("type", "enum", "pattern", "items", "additionalProperties", *_LIMITS)
