@@ -2,6 +2,7 @@
 
 RelayError
 ├── SettingsError            the configuration is wrong; all mistakes in one message
+├── ConfigExistsError        `relay init` would have to overwrite a file
 ├── RejectedError            a request is refused; carries the answer's status and reason
 ├── JournalError             the journal file must not be used; the process ends
 │   ├── JournalLockedError       another process owns it
@@ -99,6 +100,10 @@ class RelayError(Exception):
 
 class SettingsError(RelayError):
     """The configuration is wrong; the message names every mistake, never a secret."""
+
+
+class ConfigExistsError(RelayError):
+    """The file that `relay init` is to write is there, with somebody's settings."""
 
 
 class RejectedError(RelayError):

@@ -17,7 +17,7 @@ from typing import Any
 import aiohttp
 
 from relay.cli import remedies
-from relay.cli.say import note
+from relay.cli.say import console, note
 from relay.contract import exactjson
 from relay.contract.normalize import Router, first_id
 from relay.contract.printable import printable
@@ -122,6 +122,20 @@ class _Worry:
 
     code: str
     sentence: str
+
+
+_MARKS = {"ok": "[green]ok[/]  ", "warn": "[yellow]warn[/]", "fail": "[red]FAIL[/]"}
+
+
+def show(finding: Finding) -> None:
+    """Print a finding for a person."""
+    out = console()
+    out.print(f"{_MARKS[finding.status]} [bold]{finding.subject:13}[/]", end="")
+    lines = [finding.sentence]
+    if finding.advice:
+        lines.append(f"{'':18}{finding.code}: {finding.advice} ({finding.place})")
+    for line in lines:
+        out.print(printable(line), markup=False, highlight=False, soft_wrap=True)
 
 
 async def settled(

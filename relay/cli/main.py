@@ -13,7 +13,7 @@ import math
 import sys
 from collections.abc import Coroutine
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 import uvloop
@@ -25,18 +25,12 @@ from relay.cli import events as cli_events
 from relay.cli import feishu as cli_feishu
 from relay.cli import schema as cli_schema
 from relay.cli.events import ConfigOption
-from relay.cli.say import complain, document, replace_what_no_terminal_shows, say
-from relay.contract.printable import printable
+from relay.cli.say import complain, console, document, replace_what_no_terminal_shows, say
 from relay.errors import JournalError, RelayError, SettingsError
 from relay.events import DeadLetterReason
 from relay.journal import view as journalview
 from relay.observe import logs
 from relay.settings import values
-
-if TYPE_CHECKING:
-    from rich.console import Console
-
-    from relay.cli.check import Finding
 
 app = typer.Typer(
     help="Feishu helpdesk events, once and in order, on Kafka.",
@@ -209,44 +203,19 @@ def check(
     config: ConfigOption = None,
 ) -> None:
     """Look at settings, journal, Kafka and topics; exit 1 if something will not do."""
-    from relay.cli.check import failed, findings, settled
+    from relay.cli.check import failed, findings, settled, show
 
-    def show(finding: "Finding") -> None:
-        if as_json:
-            document(finding.document())
-        else:
-            _show(finding)
-
+    tell = (lambda finding: document(finding.document())) if as_json else show
     try:
         loaded = settings.load(config)
     except SettingsError as error:
         if not as_json:
             raise
-        show(failed("settings", error))
+        tell(failed("settings", error))
         raise typer.Exit(MISUSED) from None
     logs.configure(level="error")
-    if not _run(settled(lambda: findings(loaded), wait, show)):
+    if not _run(settled(lambda: findings(loaded), wait, tell)):
         raise typer.Exit(FAILED)
-
-
-_MARKS = {"ok": "[green]ok[/]  ", "warn": "[yellow]warn[/]", "fail": "[red]FAIL[/]"}
-
-
-def _show(finding: "Finding") -> None:
-    out = console()
-    out.print(f"{_MARKS[finding.status]} [bold]{finding.subject:13}[/]", end="")
-    lines = [finding.sentence]
-    if finding.advice:
-        lines.append(f"{'':18}{finding.code}: {finding.advice} ({finding.place})")
-    for line in lines:
-        out.print(printable(line), markup=False, highlight=False, soft_wrap=True)
-
-
-def console() -> "Console":
-    """Give a console for standard output as it is now."""
-    from rich.console import Console
-
-    return Console()
 
 
 @app.command()
@@ -389,5 +358,6 @@ for command in (
     cli_feishu.unsubscribe,
     cli_feishu.subscriptions,
     cli_feishu.backfill,
+    cli_config.init,
 ):
     app.command()(command)

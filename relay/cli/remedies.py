@@ -36,6 +36,11 @@ _ERRORS = {
         "mend each line; relay config show tells where every value comes from",
         "configuration.md#mistakes",
     ),
+    errors.ConfigExistsError: _remedy(
+        "config_exists",
+        "name another file, or look at what is in force: relay config show --config FILE",
+        "operations.md#relay-init",
+    ),
     errors.JournalError: _remedy(
         "journal_unusable",
         "look at journal.path, or name the file: --journal FILE",

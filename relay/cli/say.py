@@ -2,12 +2,16 @@
 
 import json
 import sys
+from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import typer
 
 from relay.contract.printable import escaped, printable
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
 def replace_what_no_terminal_shows() -> None:
@@ -42,6 +46,32 @@ def printed(value: Any) -> bool:
     except RecursionError:
         return False
     return True
+
+
+def console() -> "Console":
+    """Give a console for standard output as it is now."""
+    from rich.console import Console
+
+    return Console()
+
+
+def asks() -> bool:
+    """Whether somebody is there who can be asked."""
+    return sys.stdin.isatty() and sys.stdout.isatty()
+
+
+def ask(question: str, read: Callable[[str], object], *, default: str | None, secret: bool) -> str:
+    """Ask until `read` takes the answer; a ValueError of it says why not."""
+    while True:
+        answer = typer.prompt(
+            question, default=default, hide_input=secret, show_default=bool(default)
+        ).strip()
+        try:
+            read(answer)
+        except ValueError as error:
+            note(f"{error}")
+        else:
+            return str(answer)
 
 
 def complain(message: str, *, advice: str = "") -> None:

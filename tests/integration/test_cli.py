@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import time
+import tomllib
 import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -310,6 +311,47 @@ async def test_simulator_plays_feishu_beside_the_webhook() -> None:
     assert "RELAY_APPS__DEFAULT__HELPDESK_TOKEN=" in done.output
     assert "Waiting" not in done.output
     assert "5 acknowledged" in done.output
+
+
+@pytest.mark.parametrize(
+    "story",
+    [
+        (
+            ["Desk", "desk", "the key", "the token", "no:where:at:all", "{kafka}"],
+            {"encrypt_key": "the key", "verification_token": "the token"},
+            "serve",
+        ),
+        (["", 'a "quoted" \\ key', "", "{away}"], {"encrypt_key": 'a "quoted" \\ key'}, "check"),
+        (
+            ["", "", "", "", "cli_1", "hush", "{away}"],
+            {"app_id": "cli_1", "app_secret": "hush", "long_connection": True},
+            "check",
+        ),
+    ],
+)
+def test_first_file_is_asked_for_and_tried(
+    story: tuple[list[str], dict[str, object], str],
+    environment: Callable[..., None],
+    embedded_kafka: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """On a terminal; what will not do is asked again, and no secret is shown."""
+    given, kept, next_ = story
+    monkeypatch.delenv("RELAY_APPS__DEFAULT__VERIFICATION_TOKEN")
+    monkeypatch.delenv("RELAY_KAFKA__BOOTSTRAP_SERVERS")
+    monkeypatch.setenv("RELAY_FEISHU_URL", f"http://127.0.0.1:{free_port()}")
+    monkeypatch.setattr("relay.cli.config.asks", lambda: True)
+    path = tmp_path / "relay.toml"
+    places = {"kafka": embedded_kafka, "away": f"127.0.0.1:{free_port()}"}
+    answers = "".join(f"{one.format(**places)}\n" for one in given)
+    done = CliRunner().invoke(cli.app, ["init", str(path)], input=answers)
+    assert done.exit_code == 0, done.output
+    assert done.output.endswith(f"Next: relay {next_} --config {path}\n")
+    (app,) = tomllib.loads(path.read_text())["apps"].values()
+    assert app == kept
+    assert not any(word in done.output for word in ("the key", "the token", "quoted", "hush"))
+    assert ("ok   kafka" in done.output) is (next_ == "serve")
 
 
 @pytest.mark.parametrize("text", ["-1", "x", "1e999", "nan", "5y", ""])

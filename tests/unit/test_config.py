@@ -1,6 +1,7 @@
 """`relay config`: the schema of the settings for editors, and what is in force."""
 
 import json
+import re
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typer.testing import CliRunner
 
 from relay import settings
 from relay.cli.main import app
-from relay.errors import SettingsError
+from relay.errors import ConfigExistsError, SettingsError
 from relay.settings.told import meanings
 from relay.settings.told.schema import fields, schema
 from tests.unit.test_docs import EXAMPLES, ROOT, SETTINGS
@@ -126,6 +127,56 @@ def test_table_of_the_paper_is_read_without_its_links() -> None:
     paper = "| `a.b` | `RELAY_A__B` | `1` | see [Topics](#topics), [more](operations.md#x-y) |\n"
     text = "see Topics (docs/configuration.md#topics), more (docs/operations.md#x-y)"
     assert meanings.of(paper) == {"a.b": text}
+
+
+def test_first_file_has_every_setting_as_it_is_by_default(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Read as it is, and with each setting switched on, it changes nothing."""
+    path = tmp_path / "relay.toml"
+    done = CliRunner().invoke(app, ["init", str(path)])
+    assert done.exit_code == 0
+    assert f"relay check --config {path}" in done.output
+    assert path.stat().st_mode & 0o777 == 0o600
+    text = path.read_text()
+    assert max(map(len, text.splitlines())) <= 100
+    assert text.count("\n#") > len(SETTINGS)
+    monkeypatch.setenv("RELAY_APPS__DEFAULT__ENCRYPT_KEY", "k")
+    monkeypatch.setenv("RELAY_KAFKA__BOOTSTRAP_SERVERS", "b:1")
+    default = settings.load()
+    assert settings.load(path) == default
+    switched = re.sub(r"^#(?=\w)", "", text, flags=re.MULTILINE)
+    assert mistakes(switched) == []
+    given = tomllib.loads(switched)
+    assert {one.replace("<name>", "default") for one in SETTINGS} == set(leaves(given))
+    path.write_text(
+        "".join(line for line in switched.splitlines(keepends=True) if "FILE" not in line)
+    )
+    changed = settings.load(path).model_dump()
+    assert changed.pop("log")["format"] == "json"
+    assert changed == {name: one for name, one in default.model_dump().items() if name != "log"}
+
+
+def leaves(tree: dict[str, Any], path: str = "") -> list[str]:
+    """Give the name of each setting; those of `topics` and the like are one."""
+    found = []
+    for name, value in tree.items():
+        inner = isinstance(value, dict) and path + name in {*SCHEMA["properties"], "apps.default"}
+        found += leaves(value, f"{path}{name}.") if inner else [path + name]
+    return found
+
+
+@pytest.mark.parametrize("content", ["", "dear diary"])
+def test_nothing_is_overwritten(content: str, tmp_path: Path) -> None:
+    path = tmp_path / "relay.toml"
+    path.write_text(content)
+    refused = CliRunner().invoke(app, ["init", str(path)])
+    assert isinstance(refused.exception, ConfigExistsError)
+    assert path.read_text() == content
+    dangling = tmp_path / "link"
+    dangling.symlink_to(tmp_path / "elsewhere")
+    assert isinstance(CliRunner().invoke(app, ["init", str(dangling)]).exception, ConfigExistsError)
+    assert not (tmp_path / "elsewhere").exists()
 
 
 def shown(path: Path) -> dict[str, tuple[Any, str, str]]:

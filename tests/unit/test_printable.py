@@ -13,7 +13,7 @@ import structlog
 from typer.testing import CliRunner
 
 from relay.cli import main as cli
-from relay.cli.check import Finding, settled
+from relay.cli.check import Finding, settled, show
 from relay.contract import exactjson
 from relay.contract.normalize import Router, dead_letter, normalize
 from relay.contract.printable import escaped, header, printable, segment
@@ -223,7 +223,7 @@ def test_findings_of_a_check_drive_no_terminal(capsys: pytest.CaptureFixture[str
         said = f"Kafka says {HOSTILE}"
         yield Finding(subject="kafka", passed=False, sentence=said, code="c", advice=HOSTILE)
 
-    assert not asyncio.run(settled(findings, 0, cli._show))
+    assert not asyncio.run(settled(findings, 0, show))
     assert clean(capsys.readouterr().out)
 
 

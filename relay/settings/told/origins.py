@@ -58,14 +58,14 @@ def shown(given: Given, settings: Settings | None) -> Iterator[Shown]:
         for one in (sorted(apps) if isinstance(apps, dict) else []) if app else [""]:
             path = f"{before}{one}{rest}".split(".")
             # An app's name has no dot.
-            value = _plain(_value(settings, given, field, path), url=name == "claims.url")
+            value = plain(_value(settings, given, field, path), url=name == "claims.url")
             origin, source = _origin(given, path)
             yield Shown(
                 name=".".join(path),
                 value=value,
                 origin=origin,
                 source=source,
-                text=_text(value, field),
+                text=text(value, field),
             )
 
 
@@ -96,7 +96,7 @@ def _origin(given: Given, path: list[str]) -> tuple[Origin, str]:
     ) else variable
 
 
-def _plain(value: Any, *, url: bool = False) -> Any:
+def plain(value: Any, *, url: bool = False) -> Any:
     """Give a value as JSON has it, without what nobody is to see; of a secret URL the rest."""
     if isinstance(value, SecretStr):
         text = value.get_secret_value()
@@ -104,9 +104,9 @@ def _plain(value: Any, *, url: bool = False) -> Any:
     if isinstance(value, str):
         return _masked(str(value))
     if isinstance(value, dict):
-        return {name: _plain(one) for name, one in value.items()}
+        return {name: plain(one) for name, one in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(one) for one in value]
+        return [plain(one) for one in value]
     return value if value is None or isinstance(value, int | float) else str(value)
 
 
@@ -123,7 +123,7 @@ def _masked(text: str) -> str:
     return _USER.sub(lambda m: f"{m[1]}{m[2] or ''}{m[3] or ''}{HIDDEN}@", text)
 
 
-def _text(found: Any, field: FieldInfo) -> str:
+def text(found: Any, field: FieldInfo) -> str:
     """Write a value as somebody would in TOML."""
     form = reader(field)
     if isinstance(found, int | float) and not isinstance(found, bool) and form in _WRITTEN:
