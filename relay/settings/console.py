@@ -20,7 +20,7 @@ def _long(password: SecretStr) -> SecretStr:
     return password
 
 
-def peers(text: str) -> str:
+def _places(text: str) -> str:
     """Check the places of other replicas; empty is none."""
     if text.strip():
         values.endpoints(text, PORT)
@@ -37,7 +37,7 @@ class Console(BaseModel):
     #: What a browser asks for; the user may call himself as he likes.
     password: Annotated[Secret, AfterValidator(_long)] = SecretStr("")
     #: Where the other replicas' consoles are: `host:port`, a name may stand for many addresses.
-    peers: Annotated[str, AfterValidator(peers)] = ""
+    peers: Annotated[str, AfterValidator(_places)] = ""
 
     @property
     def places(self) -> tuple[Endpoint, ...]:

@@ -81,6 +81,7 @@ def test_nothing_is_asked_for() -> None:
         '[kafka.topic_config]\n"cleanup.policy" = "delete"\n"preallocate" = true\n',
         '[kafka.oauth_extensions]\nlogicalCluster = "lkc-1"\n',
         '[log]\nformat = "json"\n',
+        '[console]\npeers = "relay-1:9091, relay-2"\n',
     ],
 )
 def test_what_relay_takes_the_schema_takes(
