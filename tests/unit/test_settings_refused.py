@@ -784,7 +784,9 @@ def test_command_ends_with_2_and_a_line_each(
         cli.main()
     said = capsys.readouterr().err
     assert ended.value.code == 2
-    assert len(said.splitlines()) == 3
+    *mistakes, advice = said.splitlines()
+    assert len(mistakes) == 3
+    assert advice.startswith("Next: mend each line; relay config show ")
     assert SECRET not in said
 
 
