@@ -57,7 +57,7 @@ class Release:
 def main() -> int:
     """Make it all in a new folder."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--source", help="address of the sources, for the image's label")
+    parser.add_argument("--source", help="address of the sources, for image and chart")
     parser.add_argument("--arches", default="amd64 arm64", help="of the images; none: ''")
     options = parser.parse_args()
     if changes := run("git", "status", "--porcelain"):
@@ -95,8 +95,13 @@ def chart(made: Release, target: Path) -> None:
     """Package the chart; helm writes the time of its run into each entry, this the commit's."""
     helm = [found] if (found := shutil.which("helm")) else ["go", "run", "-trimpath", HELM]
     with tempfile.TemporaryDirectory() as folder:
-        run(*helm, "package", str(ROOT / "deploy/helm"), "--destination", folder)
-        (packed,) = Path(folder).iterdir()
+        copy = shutil.copytree(ROOT / "deploy/helm", Path(folder) / "chart")
+        if made.source:
+            address = json.dumps(made.source)
+            with (copy / "Chart.yaml").open("a", encoding="utf-8") as about:
+                about.write(f"home: {address}\nsources: [{address}]\n")
+        run(*helm, "package", str(copy), "--destination", folder)
+        (packed,) = Path(folder).glob("*.tgz")
         (target / packed.name).write_bytes(_repacked(packed, made.moment))
 
 

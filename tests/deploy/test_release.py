@@ -9,6 +9,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import yaml
 
 from tests.deploy.tools import HELM, ROOT, go_tool, run
 
@@ -64,6 +65,22 @@ def test_second_run_gives_the_same(
         assert {entry.mtime for entry in chart} == {MOMENT}
     assert not [name for name in entries if name.startswith(("relay/ci/", "relay/tests/"))]
     run([go_tool(*HELM), "lint", str(next(target.glob("relay-*.tgz"))), *_needed()])
+
+
+def test_chart_tells_where_the_sources_are(
+    release: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If somebody has said it, and the chart in the sources stays as it is."""
+    monkeypatch.setenv("PATH", str(Path(go_tool(*HELM)).parent), prepend=":")
+    source = "https://git.example.com/team/relay"
+    before = (ROOT / "deploy/helm/Chart.yaml").read_bytes()
+    made = release.Release(version="0.1.0", revision="abc", moment=MOMENT, source=source)
+    release.chart(made, tmp_path)
+    about = yaml.safe_load(run([go_tool(*HELM), "show", "chart", *map(str, tmp_path.iterdir())]))
+    assert about["home"] == source
+    assert about["sources"] == [source]
+    assert about["kubeVersion"] == ">=1.27.0-0"
+    assert (ROOT / "deploy/helm/Chart.yaml").read_bytes() == before
 
 
 def _needed() -> list[str]:
