@@ -212,14 +212,18 @@ def _event_record(
     )
 
 
-def ticket_of(stored: StoredEvent, router: Router) -> str | None:
-    """Tell the ticket of an event without its record, as `normalize` does where it can."""
+def ids(stored: StoredEvent, router: Router) -> tuple[str | None, str | None]:
+    """Tell the ticket (or key) and the message of an event without its record, where it has some.
+
+    They are what stands in the body: for an operator, not for consumers.
+    """
     try:
         body = exactjson.loads(stored.body) if stored.content is None else stored.content
         event, route = body["event"], router.route(stored.event_type)
-        return first_id(event, (*route.tickets, *route.keys))
+        ticket = first_id(event, (*route.tickets, *route.keys))
+        return ticket, first_id(event, route.message)
     except (ValueError, LookupError, TypeError, AttributeError):
-        return None
+        return None, None
 
 
 def dead_letter(

@@ -51,6 +51,7 @@ _CHANGES = {
             " received_at INTEGER NOT NULL, stored_after INTEGER, claimed_after INTEGER,"
             ' "partition" INTEGER, "offset" INTEGER, ticket ANY, message_id ANY) STRICT'
         ),
+        "CREATE INDEX lives_rare ON lives (kind) WHERE kind < 0",
         (
             "CREATE TABLE kinds (kind INTEGER PRIMARY KEY, app TEXT NOT NULL, event_type TEXT,"
             " transport TEXT NOT NULL, outcome TEXT NOT NULL, reason TEXT, topic TEXT) STRICT"

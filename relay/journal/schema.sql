@@ -96,8 +96,12 @@ CREATE TABLE lives (
     message_id ANY
 ) STRICT;
 
+-- Ends that are seldom, one kind after the other.
+CREATE INDEX lives_rare ON lives (kind) WHERE kind < 0;
+
 -- What many events have in common.
 CREATE TABLE kinds (
+    -- Below zero for all ends but `published`.
     kind INTEGER PRIMARY KEY,
     app TEXT NOT NULL,
     -- NULL stands for any, once there are very many.

@@ -4,9 +4,11 @@ It opens its own connection; what it changes is one short transaction, which the
 """
 
 import sqlite3
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,8 @@ from relay.journal import file
 from relay.journal.disk import faults
 from relay.journal.retention import Retention
 from relay.journal.rows import claimed, lives
+from relay.journal.rows.lives import Life
+from relay.journal.rows.looks import NAMES
 
 #: How `relay events list` names an event that has no outcome yet.
 PENDING = "pending"
@@ -37,6 +41,8 @@ UNDECIDED: Sequence[DeadLetterReason] = (
 #: Seqs that one look covers, twice as many each time: a command holds no read open for long, and
 #: tells how far it is.
 FIRST_SLICE, SLICE = 128, 16_384
+#: Events that one transaction changes.
+STEP = 32
 
 _ADD = (
     "INSERT INTO events (app, event_id, event_type, transport, received_at, body)"
@@ -54,13 +60,10 @@ _COLUMNS = (
     "seq, app, event_id, event_type, transport, received_at, coalesce(outcome, 'pending'),"
     " reason, settled_at, length(body), replayed"
 )
+_ROW = f"SELECT {_COLUMNS}, body FROM events WHERE seq = ?"  # noqa: S608 - constants
 _SLICE = "FROM events WHERE seq BETWEEN ? AND ?"
-#: By the name of each app in turn: the index of event ids begins with it.
 _FIND = (
-    "WITH RECURSIVE names (app) AS ("  # noqa: S608 - constants
-    "SELECT min(app) FROM events UNION ALL"
-    " SELECT (SELECT min(app) FROM events WHERE app > names.app) FROM names WHERE app IS NOT NULL"
-    f") SELECT {_COLUMNS}, body FROM names CROSS JOIN events USING (app)"
+    f"{NAMES} SELECT {_COLUMNS}, body FROM names CROSS JOIN events USING (app)"  # noqa: S608 - constants
     " WHERE event_id = ? AND app = coalesce(?, app)"
 )
 #: A plus keeps SQLite from the index, which would look up each row of the app.
@@ -85,6 +88,15 @@ class Entry:
     #: Bytes; 0 after a full journal has let go of the body.
     size: int
     replayed: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Done:
+    """What became of some events that were to be changed."""
+
+    done: int
+    #: How many were left as they are, by what is to be said of each.
+    left: dict[str, int]
 
 
 class JournalView:
@@ -205,36 +217,76 @@ class JournalView:
 
         Raises EventNotFoundError or EventNotReplayableError.
         """
-
-        def work() -> None:
-            entry, body = self.find(event_id, app)
-            if entry.outcome == PENDING:
-                raise EventNotReplayableError(f"event {event_id} is still pending")
-            if withheld(entry.event_type):
-                raise EventNotReplayableError(f"event {event_id} is an app's ticket: for no topic")
-            if not body:
-                raise EventNotReplayableError(f"the full journal let go of the body of {event_id}")
-            row = self._connection.execute(_COPY, (entry.seq,)).fetchone()
-            self._connection.execute("DELETE FROM events WHERE seq = ?", (entry.seq,))
-            lives.forget(self._connection, entry.seq, entry.seq)
-            self._connection.execute(_REPLAY, row)
-
         file.begin_if_idle(self._path, self._connection)
-        file.transaction(self._connection, work)
+        self._change(self._replayed, event_id, app)
 
     def discard(self, event_id: str, app: str | None = None) -> None:
-        """Decide that a kept dead letter may go when the dedupe window has passed."""
+        """Decide that a kept dead letter may go when the dedupe window has passed.
 
+        Raises EventNotFoundError or EventNotReplayableError.
+        """
+        self._change(self._discarded, event_id, app)
+
+    def replay_seqs(self, seqs: Sequence[int]) -> Done:
+        """Replay what can be of some events, in the order in which they came."""
+        file.begin_if_idle(self._path, self._connection)
+        return self._change_all(self._replayed, seqs)
+
+    def discard_seqs(self, seqs: Sequence[int]) -> Done:
+        """Discard what can be of some events."""
+        return self._change_all(self._discarded, seqs)
+
+    def _change(
+        self, change: Callable[[Entry, bytes], str | None], event_id: str, app: str | None
+    ) -> None:
         def work() -> None:
-            entry, _ = self.find(event_id, app)
-            if entry.reason not in tuple(DeadLetterReason):
-                raise EventNotReplayableError(f"event {event_id} is no dead letter")
-            self._connection.execute(
-                "UPDATE events SET reason = 'discarded' WHERE seq = ?", (entry.seq,)
-            )
-            self._note(entry)
+            why = change(*self.find(event_id, app))
+            if why:
+                raise EventNotReplayableError(f"event {event_id} {why}")
 
         file.transaction(self._connection, work)
+
+    def _change_all(
+        self, change: Callable[[Entry, bytes], str | None], seqs: Sequence[int]
+    ) -> Done:
+        """In short transactions: a running relay waits for each."""
+        left: Counter[str] = Counter()
+
+        def work(some: Sequence[int]) -> list[str]:
+            rows = (self._connection.execute(_ROW, (seq,)).fetchone() for seq in some)
+            ends = (change(_entry(row[:-1]), row[-1]) if row else "is gone" for row in rows)
+            return [why for why in ends if why]
+
+        ordered = sorted(seqs)
+        for first in range(0, len(ordered), STEP):
+            some = ordered[first : first + STEP]
+            left.update(file.transaction(self._connection, partial(work, some)))
+            self._progress((first + len(some)) / len(ordered))
+        return Done(done=len(ordered) - left.total(), left=dict(left))
+
+    def _replayed(self, entry: Entry, body: bytes) -> str | None:
+        """Put an event behind all others; or say why it cannot be."""
+        if entry.outcome == PENDING:
+            return "is still pending"
+        if withheld(entry.event_type):
+            return "is an app's ticket: for no topic"
+        if not body:
+            return "has no body any more: a full journal let go of the body, or it was erased"
+        row = self._connection.execute(_COPY, (entry.seq,)).fetchone()
+        self._connection.execute("DELETE FROM events WHERE seq = ?", (entry.seq,))
+        lives.forget(self._connection, entry.seq, entry.seq)
+        self._connection.execute(_REPLAY, row)
+        return None
+
+    def _discarded(self, entry: Entry, _: bytes) -> str | None:
+        """Let a kept dead letter go in its time; or say why it cannot be."""
+        if entry.reason not in tuple(DeadLetterReason):
+            return "is no dead letter that waits for a decision"
+        self._connection.execute(
+            "UPDATE events SET reason = 'discarded' WHERE seq = ?", (entry.seq,)
+        )
+        self._note(entry)
+        return None
 
     def erase(self, event_id: str, app: str | None = None) -> None:
         """Let go of a settled event's body; its id stays, so that a repeat is still one.
@@ -270,7 +322,7 @@ def opened(path: Path, progress: Callable[[float], None] = lambda _: None) -> It
         yield JournalView(path, connection, progress)
 
 
-def as_stored(entry: Entry, body: bytes) -> StoredEvent:
+def as_stored(entry: Entry | Life, body: bytes) -> StoredEvent:
     """Give the event as the dispatcher sees it."""
     return StoredEvent(
         seq=entry.seq,

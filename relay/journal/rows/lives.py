@@ -3,13 +3,15 @@
 They are written in the commit that settles, and go when their event goes.
 """
 
+import json
 import sqlite3
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
 from functools import lru_cache
 from itertools import chain
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from relay.events import Landing, Settlement, StoredEvent
+from relay.events import Landing, Outcome, Settlement, StoredEvent, Transport
 from relay.journal.rows.stored import COLUMNS, from_row
 
 #: The version of the schema that they came with.
@@ -34,9 +36,10 @@ _KIND = (
     " AND reason IS ? AND topic IS ?"
 )
 _NEW_KIND = (
-    "INSERT INTO kinds (app, event_type, transport, outcome, reason, topic)"
-    " VALUES (?, ?, ?, ?, ?, ?)"
+    "INSERT INTO kinds (app, event_type, transport, outcome, reason, topic, kind)"
+    " VALUES (?, ?, ?, ?, ?, ?, ?)"
 )
+_LAST = "SELECT coalesce(max(abs(kind)), 0) FROM kinds"
 _EVENT = f"SELECT {COLUMNS} FROM events WHERE seq = ?"  # noqa: S608 - constants
 _COUNT = "SELECT count(*) FROM kinds"
 _READ = (
@@ -50,6 +53,55 @@ _FORGET = (
     "DELETE FROM lives WHERE seq BETWEEN ? AND ?"
     " AND seq NOT IN (SELECT seq FROM events WHERE seq BETWEEN ? AND ?)"
 )
+
+
+#: All that may be known of events, by their seqs.
+_LIFE = (
+    "SELECT events.seq, events.app, event_id, events.event_type, events.transport,"
+    " events.received_at, coalesce(events.outcome, 'pending'), events.reason, settled_at,"
+    " length(body), replayed, events.received_at + stored_after,"
+    ' events.received_at + claimed_after, ticket, message_id, topic, "partition", "offset",'
+    " lives.seq IS NOT NULL"
+    " FROM events LEFT JOIN lives USING (seq) LEFT JOIN kinds USING (kind) WHERE events.seq IN"
+    " (SELECT value FROM json_each(?)) ORDER BY events.seq DESC"
+)
+_OLD_LIFE = (
+    "SELECT seq, app, event_id, event_type, transport, received_at, coalesce(outcome, 'pending'),"
+    " reason, settled_at, length(body), replayed, NULL, NULL, NULL, NULL, NULL, NULL, NULL, 0"
+    " FROM events WHERE seq IN (SELECT value FROM json_each(?)) ORDER BY seq DESC"
+)
+KINDS = "SELECT kind, app, event_type, transport, outcome, reason FROM kinds"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Life:
+    """What the journal knows of an event; None: it is not known, or never was."""
+
+    seq: int
+    app: str
+    event_id: str
+    event_type: str
+    transport: Transport
+    #: Unix time in milliseconds, as the other times.
+    received_at: int
+    #: `pending`, or an Outcome's value.
+    outcome: str
+    reason: str | None
+    #: When Kafka had it.
+    settled_at: int | None
+    #: Bytes; 0 after the journal has let go of the body.
+    size: int
+    replayed: bool
+    #: When it was on disk, and claimed.
+    stored_at: int | None = None
+    claimed_at: int | None = None
+    #: The ticket's id, else the record's key; None if that is the event id.
+    ticket: str | None = None
+    message_id: str | None = None
+    #: Where its record lies.
+    topic: str | None = None
+    partition: int | None = None
+    offset: int | None = None
 
 
 class Kind(NamedTuple):
@@ -170,7 +222,9 @@ def number_of(connection: sqlite3.Connection, kind: Kind) -> int:
         kind = kind._replace(event_type=None)
     number = find(connection, kind)
     if number is None:
-        number = int(connection.execute(_NEW_KIND, kind).lastrowid or 0)
+        number = 1 + int(connection.execute(_LAST).fetchone()[0])
+        number = number if kind.outcome == Outcome.PUBLISHED else -number
+        connection.execute(_NEW_KIND, (*kind, number))
     return number
 
 
@@ -190,3 +244,25 @@ def erase(connection: sqlite3.Connection, seq: int) -> None:
 def forget(connection: sqlite3.Connection, first: int, last: int) -> None:
     """Let go of what is known of events that are gone, of a range of seqs; in a transaction."""
     connection.execute(_FORGET, (first, last, first, last))
+
+
+def read(
+    connection: sqlite3.Connection, seqs: Sequence[int], *, old: bool
+) -> list[tuple[Life, bool]]:
+    """Give what is known of some events, the latest first, and whether it was noted at their end.
+
+    `old`: the journal is of a version that notes nothing.
+    """
+    rows = connection.execute(_OLD_LIFE if old else _LIFE, (json.dumps(seqs),)).fetchall()
+    return [(_life(row), bool(row[-1])) for row in rows]
+
+
+def _life(row: Sequence[Any]) -> Life:
+    values = dict(zip(_NAMES, row[:-1], strict=True))
+    values |= {"transport": Transport(values["transport"]), "replayed": bool(values["replayed"])}
+    if values["ticket"] is not None:
+        values["ticket"] = str(values["ticket"])
+    return Life(**values)
+
+
+_NAMES = [field.name for field in fields(Life)]
