@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -48,12 +49,12 @@ async def fill(path: Path) -> None:
                 made = replace(made, transport=Transport.LONG_CONNECTION)
             await journal.add(replace(made, received_at=NOW + n))
         batch = await journal.pending(8, 2**20)
-        facts = [
+        facts: list[dict[str, Any]] = [
             {"topic": TOPIC, "ticket": TICKET if n % 2 else "77", "message_id": f"om_{n}"}
             for n in range(8)
         ]
         ends = [ended(one, **fact) for one, fact in zip(batch, facts, strict=True)]
-        letters = {"topic": "feishu.dead_letter"}
+        letters: dict[str, Any] = {"topic": "feishu.dead_letter"}
         ends[1] = ended(batch[1], Outcome.DEAD_LETTER, DeadLetterReason.NO_EVENT_TYPE, **letters)
         ends[2] = ended(batch[2], Outcome.DEAD_LETTER, DeadLetterReason.TOO_LARGE, **letters)
         ends[5] = ended(batch[5], Outcome.DUPLICATE, "other_replica", ticket=TICKET)
@@ -201,7 +202,8 @@ def slow(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Time is up as soon as it is looked at; a look covers two events."""
     clock = iter(range(10**6))
     monkeypatch.setattr(search, "FIRST_SLICE", 2)
-    monkeypatch.setattr(search.time, "monotonic", lambda: next(clock))
+    stub = SimpleNamespace(monotonic=lambda: next(clock))
+    monkeypatch.setattr("relay.journal.search.time", stub)
     return iter(())
 
 
