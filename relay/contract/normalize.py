@@ -131,6 +131,19 @@ class Router:
         """Give where an operator wants the key to be read; empty: nowhere in particular."""
         return self._keys.get(event_type) or ()
 
+    def ids(self, stored: StoredEvent) -> tuple[str | None, str | None]:
+        """Tell ticket (or key) and message of an event without its record, where it has some.
+
+        They are what stands in the body: for an operator, not for consumers.
+        """
+        try:
+            body = exactjson.loads(stored.body) if stored.content is None else stored.content
+            event, route = body["event"], self.route(stored.event_type)
+            ticket = first_id(event, (*route.tickets, *route.keys))
+            return ticket, first_id(event, route.message)
+        except (ValueError, LookupError, TypeError, AttributeError):
+            return None, None
+
 
 def normalize(stored: StoredEvent, router: Router) -> Record:
     """Make the record of a stored event: an event, or a dead letter if none can be made."""
@@ -210,20 +223,6 @@ def _event_record(
         ticket=ticket_id or found,
         message_id=message_id,
     )
-
-
-def ids(stored: StoredEvent, router: Router) -> tuple[str | None, str | None]:
-    """Tell the ticket (or key) and the message of an event without its record, where it has some.
-
-    They are what stands in the body: for an operator, not for consumers.
-    """
-    try:
-        body = exactjson.loads(stored.body) if stored.content is None else stored.content
-        event, route = body["event"], router.route(stored.event_type)
-        ticket = first_id(event, (*route.tickets, *route.keys))
-        return ticket, first_id(event, route.message)
-    except (ValueError, LookupError, TypeError, AttributeError):
-        return None, None
 
 
 def dead_letter(

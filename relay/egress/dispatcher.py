@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from relay.contract.normalize import Router, dead_letter, ids, normalize
+from relay.contract.normalize import Router, dead_letter, normalize
 from relay.egress.kafka.faults import describe
 from relay.egress.lateness import LATE, Lateness
 from relay.egress.publisher import Publisher
@@ -299,7 +299,7 @@ class Dispatcher:
             outcome=Outcome.DUPLICATE,
             reason=OTHER_REPLICA,
             event=event,
-            ticket=ids(event, self._router)[0],
+            ticket=self._router.ids(event)[0],
         )
 
     def _record(self, event: StoredEvent) -> Record:
@@ -317,7 +317,7 @@ class Dispatcher:
     ) -> Record:
         """Make a dead letter of what is an event: an operator looks for its ticket."""
         letter = dead_letter(event, self._router, reason, keep_value=keep_value)
-        return replace(letter, ticket=ids(event, self._router)[0])
+        return replace(letter, ticket=self._router.ids(event)[0])
 
     async def _give_up(self, events: Sequence[StoredEvent], error: RecordRefusedError) -> None:
         """Make dead letters of what the broker refuses; what is not too large gets one more try."""

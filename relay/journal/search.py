@@ -8,13 +8,14 @@ narrow; bodies are read of what is pending, and of what an earlier version has s
 import sqlite3
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeAlias
 
-from relay.contract.normalize import Router, ids
 from relay.errors import EventNotFoundError
+from relay.events import StoredEvent
 from relay.journal import file
 from relay.journal.disk import faults
 from relay.journal.rows import lives
@@ -32,8 +33,8 @@ SLOW = 0.05
 _STEPS = 20_000
 #: The latest events, settled or not, that `latest` looks at beside what is noted.
 _LATEST = 300
-#: Where an operator's own keys are not known.
-_ROUTER = Router("", {})
+#: Tells ticket and message of an event whose body is all that is known; it is the contract's.
+Ids: TypeAlias = Callable[[StoredEvent], tuple[str | None, str | None]]
 
 _ENDS = "SELECT (SELECT min(seq) FROM events), (SELECT max(seq) FROM events)"
 _LAST_LOOKED_AT = "SELECT received_at FROM events WHERE seq >= ? ORDER BY seq LIMIT 1"
@@ -81,8 +82,8 @@ class Page:
 class Search:
     """The looks into one journal."""
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
-        self._connection = connection
+    def __init__(self, connection: sqlite3.Connection, ids: Ids) -> None:
+        self._connection, self._ids = connection, ids
         self._old = file.version(connection) < lives.SINCE
 
     @property
@@ -184,7 +185,7 @@ class Search:
     def _with_ids(self, life: Life) -> Life:
         """Read in the body what is noted of no event that is pending, or of an earlier version."""
         (body,) = self._connection.execute(_BODY, (life.seq,)).fetchone()
-        ticket, message_id = ids(as_stored(life, body), _ROUTER)
+        ticket, message_id = self._ids(as_stored(life, body))
         return replace(life, ticket=ticket, message_id=message_id)
 
 
@@ -204,9 +205,9 @@ def _until(connection: sqlite3.Connection, deadline: float | None) -> Iterator[N
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[Search]:
-    """Open a journal that exists, to read it. Raises JournalError."""
+def opened(path: Path, ids: Ids) -> Iterator[Search]:
+    """Open a journal that exists, to read it. `ids` is a Router's. Raises JournalError."""
     file.check_header(path)
     connection = file.connect(path, readonly=True, patience=file.PATIENCE)
     with faults.told(path), closing(connection):
-        yield Search(connection)
+        yield Search(connection, ids)

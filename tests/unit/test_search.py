@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from relay.contract.normalize import Router
 from relay.errors import EventNotFoundError, JournalError
 from relay.events import DeadLetterReason, Outcome, Settlement, StoredEvent, Transport
 from relay.journal import file, search
@@ -22,6 +23,7 @@ from relay.journal.search import Filter
 from tests.fakes import MESSAGE_CREATED, as_json, event, journal_at, payload
 
 NOW = 1_767_323_045_678
+IDS = Router("", {}).ids
 TICKET = "6626871355780366331"
 TOPIC = "feishu.helpdesk.ticket_message"
 OTHER = "im.message.receive_v1"
@@ -78,7 +80,7 @@ def old(path: Path) -> Path:
 
 def found(path: Path, wanted: Filter) -> list[int]:
     """Give the events' numbers, asked for page by page."""
-    with search.opened(path) as journal:
+    with search.opened(path, IDS) as journal:
         return [int(one.event_id[2:]) for page in journal.every(wanted) for one in page.lives]
 
 
@@ -151,7 +153,7 @@ async def test_any_ticket_is_found(tmp_path: Path, ticket: str, *, settle: bool)
 
 
 def test_life_says_what_is_known(path: Path) -> None:
-    with search.opened(path) as journal:
+    with search.opened(path, IDS) as journal:
         life, found_body = journal.event("e-3")
         waiting, _ = journal.event("e-9", "default")
         with pytest.raises(EventNotFoundError):
@@ -185,7 +187,7 @@ def test_life_says_what_is_known(path: Path) -> None:
 def test_pages_follow_each_other(path: Path) -> None:
     """And the last one says that it is."""
     seen: list[str] = []
-    with search.opened(path) as journal:
+    with search.opened(path, IDS) as journal:
         page = journal.page(Filter(), limit=4)
         while True:
             seen.append("".join(one.event_id[2:] for one in page.lives))
@@ -210,7 +212,7 @@ def slow(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def test_page_says_how_far_it_came(path: Path, slow: None) -> None:
     """Each comes further than the one before, and the last one is the last."""
     del slow
-    with search.opened(path) as journal:
+    with search.opened(path, IDS) as journal:
         first = journal.page(Filter(reason="too_large"))
         pages = list(journal.every(Filter(event_id="e-0")))
     assert (first.lives, first.before, first.looked_to) == ((), 9, NOW + 8)
@@ -227,7 +229,7 @@ def test_look_is_broken_off_when_time_is_up(path: Path, monkeypatch: pytest.Monk
     """Amid a statement too; the next page looks there again."""
     monkeypatch.setattr(search, "_STEPS", 1)
     monkeypatch.setattr(search, "FIRST_SLICE", 2)
-    with search.opened(path) as journal:
+    with search.opened(path, IDS) as journal:
         page = journal.page(Filter(), seconds=0)
         assert (len(page.lives), page.before) == (2, 9)
         connection = journal._connection
@@ -241,14 +243,14 @@ def test_look_is_broken_off_when_time_is_up(path: Path, monkeypatch: pytest.Monk
 def test_dead_letters_are_counted_by_reason(path: Path) -> None:
     with journalview.opened(path) as view:
         view.discard("e-2")
-    with search.opened(path) as journal:
+    with search.opened(path, IDS) as journal:
         assert journal.reasons() == {"no_event_type": 1, "discarded": 1}
     assert found(path, Filter(reason="discarded")) == [2]
     assert found(path, Filter(reason="too_large")) == []
 
 
 def test_latest_of_each_type_is_told(path: Path) -> None:
-    with search.opened(path) as journal:
+    with search.opened(path, IDS) as journal:
         latest, seq = journal.latest()
         assert latest == {("default", MESSAGE_CREATED): NOW + 9, ("second", OTHER): NOW + 8}
         assert journal.latest(seq)[1] == seq == 10
@@ -257,7 +259,7 @@ def test_latest_of_each_type_is_told(path: Path) -> None:
 
 def test_seldom_type_is_told_too(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(search, "_LATEST", 1)
-    with search.opened(path) as journal:
+    with search.opened(path, IDS) as journal:
         latest, seq = journal.latest()
         assert latest == {("default", MESSAGE_CREATED): NOW + 9, ("second", OTHER): NOW + 3}
         assert set(journal.latest(seq)[0]) == {("default", MESSAGE_CREATED)}
@@ -268,7 +270,7 @@ def test_journal_of_each_version_can_be_looked_into(tmp_path: Path, version: int
     """Without carrying it over: its relay may run."""
     kept = Path(__file__).parent / "journals" / f"v{version}.db"
     path = Path(shutil.copy(kept, tmp_path / "journal.db"))
-    with search.opened(path) as journal:
+    with search.opened(path, IDS) as journal:
         page = journal.page(Filter(ticket="77"))
         assert len(page.lives) == 5
         assert journal.page(Filter(outcome="pending")).lives == page.lives[:2]
@@ -282,11 +284,11 @@ def test_journal_of_each_version_can_be_looked_into(tmp_path: Path, version: int
 def test_empty_journal_has_nothing(tmp_path: Path) -> None:
     path = tmp_path / "journal.db"
     file.prepare(path)
-    with search.opened(path) as journal:
+    with search.opened(path, IDS) as journal:
         assert journal.page(Filter()) == journal.page(Filter(), 5) == search.Page(lives=())
         assert journal.reasons() == {}
         assert journal.latest() == ({}, 0)
-    with pytest.raises(JournalError), search.opened(tmp_path / "none.db"):
+    with pytest.raises(JournalError), search.opened(tmp_path / "none.db", IDS):
         pass
 
 
