@@ -27,6 +27,7 @@ RelayError
 ├── FeishuError              Feishu's API did not do what was asked
 │   ├── FeishuUnavailableError   transient: away, slow or busy
 │   └── FeishuRefusedError       permanent until repaired: a wrong secret, a missing right
+├── ProxyError               a variable names a proxy that relay cannot use
 ├── ClaimsError              the claims store did not say who publishes a batch; it waits, or goes
 │   ├── ClaimsUnavailableError   transient: away or slow
 │   ├── ClaimsRefusedError       permanent until repaired: too old, or a wrong password
@@ -230,6 +231,10 @@ class FeishuError(RelayError):
 
 class FeishuUnavailableError(FeishuError):
     """Transient: Feishu is away, slow or busy."""
+
+
+class ProxyError(RelayError):
+    """Permanent until somebody acts: a variable names a proxy that relay cannot use."""
 
 
 class FeishuRefusedError(FeishuError):

@@ -5,6 +5,7 @@ Written from the protocol; it shares only the generated frame classes with relay
 
 import asyncio
 import json
+import ssl
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -34,6 +35,9 @@ class Gateway:
     """An endpoint and a WebSocket; `url` is what a client takes for Feishu."""
 
     url: str = ""
+    port: int = 0
+    #: Where the WebSocket is, if not at `url`.
+    socket_url: str = ""
     config: dict[str, Any] = field(default_factory=lambda: dict(CONFIG))
     #: What the next endpoint calls are answered, if not the address.
     refusals: list[dict[str, Any]] = field(default_factory=list)
@@ -56,7 +60,7 @@ class Gateway:
         if self.refusals:
             return web.json_response(self.refusals.pop(0))
         path = f"ws/v2?device_id=d-{len(self.calls)}&service_id={SERVICE}&ticket={TICKET}"
-        url = self.url.replace("http", "ws", 1) + f"/{path}"
+        url = (self.socket_url or self.url.replace("http", "ws", 1)) + f"/{path}"
         return web.json_response(
             {"code": 0, "msg": "", "data": {"URL": url, "ClientConfig": self.config}}
         )
@@ -91,16 +95,17 @@ class Gateway:
 
 
 @asynccontextmanager
-async def gateway() -> AsyncIterator[Gateway]:
-    """Listen on a free port of loopback."""
+async def gateway(secure: ssl.SSLContext | None = None) -> AsyncIterator[Gateway]:
+    """Listen on a free port of loopback, with TLS if there is a context for it."""
     place = Gateway()
     app = web.Application()
     app.router.add_post("/callback/ws/endpoint", place.endpoint)
     app.router.add_get("/ws/v2", place.client)
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
     await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    place.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=secure).start()
+    place.port = runner.addresses[0][1]
+    place.url = f"http://127.0.0.1:{place.port}"
     try:
         yield place
     finally:

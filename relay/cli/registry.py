@@ -13,11 +13,13 @@ from urllib.parse import quote
 import aiohttp
 
 from relay.errors import (
+    ProxyError,
     RegistryDeniedError,
     RegistryIncompatibleError,
     RegistryRefusedError,
     RegistryUnavailableError,
 )
+from relay.feishu.proxies import describe, proxy_for, through
 
 #: Seconds for one call.
 TIMEOUT = 15
@@ -82,8 +84,9 @@ class Registry:
         return number
 
     async def _post(self, path: str, schema: dict[str, Any]) -> _Answer:
-        text = json.dumps(schema, separators=(",", ":"), ensure_ascii=False)
+        text, proxy = json.dumps(schema, separators=(",", ":"), ensure_ascii=False), None
         try:
+            proxy = proxy_for(self._url)
             async with self._session.post(
                 self._url + path,
                 data=json.dumps({"schemaType": "JSON", "schema": text}).encode(),
@@ -91,12 +94,13 @@ class Registry:
                 timeout=aiohttp.ClientTimeout(total=TIMEOUT),
                 # A redirect would take credentials to whom it names.
                 allow_redirects=False,
+                proxy=through(proxy),
             ) as response:
                 return _Answer(status=response.status, content=await _object(response))
         except TimeoutError:
             raise RegistryUnavailableError(f"{self._url} did not answer in {TIMEOUT} s") from None
-        except (aiohttp.ClientError, OSError) as error:
-            reason = getattr(error, "strerror", None) or type(error).__name__
+        except (aiohttp.ClientError, OSError, ProxyError) as error:
+            reason = describe(error, proxy)
             raise RegistryUnavailableError(f"{self._url} cannot be reached: {reason}") from None
 
     def _refuse_errors(self, subject: str, answer: _Answer) -> None:

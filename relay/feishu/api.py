@@ -11,7 +11,8 @@ from typing import Any
 
 import aiohttp
 
-from relay.errors import FeishuRefusedError, FeishuUnavailableError
+from relay.errors import FeishuRefusedError, FeishuUnavailableError, ProxyError
+from relay.feishu.proxies import describe, proxy_for, through
 
 #: Seconds for one call.
 TIMEOUT = 15
@@ -159,25 +160,28 @@ class Feishu:
 
     async def _call(self, method: str, path: str, **request: Any) -> dict[str, Any]:
         """Make one call; give the answer's JSON object, whatever its code says."""
-        timeout = aiohttp.ClientTimeout(total=TIMEOUT)
+        timeout, proxy = aiohttp.ClientTimeout(total=TIMEOUT), None
         try:
+            proxy = proxy_for(self._url)
             async with self._session.request(
                 # A redirect would take secrets to whom it names.
                 method,
                 self._url + path,
                 timeout=timeout,
                 allow_redirects=False,
+                proxy=through(proxy),
                 **request,
             ) as response:
                 answer = await _json(response)
                 status = response.status
         except TimeoutError:
             raise FeishuUnavailableError(f"{self._url} did not answer in {TIMEOUT} s") from None
-        except (aiohttp.ClientError, OSError) as error:
-            reason = getattr(error, "strerror", None) or type(error).__name__
+        except (aiohttp.ClientError, OSError, ProxyError) as error:
+            reason = describe(error, proxy)
             raise FeishuUnavailableError(f"{self._url} cannot be reached: {reason}") from None
         if "code" not in answer:
-            message = f"{self._url} answered {status} to {path}, and no code"
+            way = f" (through the proxy {proxy})" if proxy else ""
+            message = f"{self._url} answered {status} to {path}, and no code{way}"
             raise FeishuUnavailableError(message)
         if status >= HTTPStatus.INTERNAL_SERVER_ERROR and answer["code"] == 0:
             raise FeishuUnavailableError(f"{self._url} answered {status} to {path}")

@@ -20,6 +20,7 @@ import structlog
 from relay.errors import (
     FeishuRefusedError,
     FeishuUnavailableError,
+    ProxyError,
     RejectedError,
     RejectReason,
 )
@@ -33,6 +34,7 @@ from relay.events import (
     Transport,
 )
 from relay.feishu.api import ClientConfig, Endpoint, Feishu, client_config
+from relay.feishu.proxies import describe, proxy_for, through
 from relay.ingress import frames
 from relay.ingress.frame_pb2 import Frame
 from relay.observe.logs import Changes
@@ -185,10 +187,13 @@ def _pause(reason: LostReason, lost_in_a_row: int) -> float:
 
 async def _shake_hands(session: aiohttp.ClientSession, url: str) -> aiohttp.ClientWebSocketResponse:
     """Shake hands. Raises FeishuRefusedError or FeishuUnavailableError, without the URL."""
+    proxy = None
     try:
+        proxy = proxy_for(url)
         async with asyncio.timeout(HANDSHAKE_TIMEOUT):
             return await session.ws_connect(
                 url,
+                proxy=through(proxy),
                 max_msg_size=MAX_MESSAGE_BYTES,
                 timeout=aiohttp.ClientWSTimeout(ws_close=CLOSE_TIMEOUT),
             )
@@ -196,9 +201,8 @@ async def _shake_hands(session: aiohttp.ClientSession, url: str) -> aiohttp.Clie
         raise _refusal(error) from None
     except TimeoutError:
         raise FeishuUnavailableError("the long connection's server does not answer") from None
-    except (aiohttp.ClientError, OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or type(error).__name__
-        message = f"the long connection's server cannot be reached: {reason}"
+    except (aiohttp.ClientError, OSError, ValueError, ProxyError) as error:
+        message = f"the long connection's server cannot be reached: {describe(error, proxy)}"
         raise FeishuUnavailableError(message) from None
 
 

@@ -20,6 +20,9 @@ from aiokafka.abc import AbstractTokenProvider
 from aiokafka.errors import AuthenticationFailedError, KafkaConnectionError
 
 from relay.egress.kafka.faults import describe
+from relay.errors import ProxyError
+from relay.feishu import proxies
+from relay.feishu.proxies import proxy_for, through
 from relay.observe import clock
 from relay.settings import Kafka
 from relay.settings.login import region
@@ -112,19 +115,25 @@ class ClientCredentials(_Cached):
 
     async def _ask(self) -> tuple[str, float]:
         """Raises AuthenticationFailedError if it says no, else KafkaConnectionError."""
-        timeout = aiohttp.ClientTimeout(total=_TIMEOUT)
+        timeout, proxy = aiohttp.ClientTimeout(total=_TIMEOUT), None
         try:
+            proxy = proxy_for(self._url)
             async with (
                 aiohttp.ClientSession(timeout=timeout) as session,
                 session.post(
-                    self._url, data=self._form, headers=self._headers, allow_redirects=False
+                    self._url,
+                    data=self._form,
+                    headers=self._headers,
+                    allow_redirects=False,
+                    proxy=through(proxy),
                 ) as answer,
             ):
                 status, body = answer.status, b""
                 while len(body) < _MOST_BYTES and (part := await answer.content.readany()):
                     body += part
-        except (aiohttp.ClientError, OSError) as error:
-            message = f"the token server does not answer: {describe(error)}"
+        except (aiohttp.ClientError, OSError, ProxyError) as error:
+            reason = proxies.describe(error, proxy) if proxy else describe(error)
+            message = f"the token server does not answer: {reason}"
             raise KafkaConnectionError(message) from error
         return _read(status, body)
 
