@@ -242,7 +242,13 @@ class Relay:
         from relay.console.server import ConsoleServer
 
         name, draining = self._settings.claims.replica, lambda: self._draining
-        parts = Parts(name=name, metrics=self.metrics, draining=draining)
+        parts = Parts(
+            name=name,
+            path=self._settings.journal.path,
+            router=routing.router(self._settings),
+            metrics=self.metrics,
+            draining=draining,
+        )
         server = ConsoleServer(console, parts)
         stack.push_async_callback(server.stop)
         self.console_port = await server.start()

@@ -41,6 +41,8 @@ ADDRESSES, WAITING, WAITING_IN_ALL = 1000, 4, 200
 #: Seconds for which a form, and the cookie of who had the password, are good: so many, or twice.
 PERIOD = 6 * 3600
 COOKIE = "relay_console"
+#: Who has asked, in a request that was let in.
+USER = web.RequestKey("user", str)
 #: Characters of a user's name; it stands in the log.
 LONGEST_NAME = 100
 

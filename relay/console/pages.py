@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from importlib import resources
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader
+from markupsafe import Markup
 
 from relay.console import words
 from relay.contract.printable import printable
@@ -17,7 +18,6 @@ class Pages:
         self._templates = Environment(
             loader=PackageLoader("relay.console"),
             autoescape=True,
-            undefined=StrictUndefined,
             trim_blocks=True,
             lstrip_blocks=True,
             finalize=_shown,
@@ -30,12 +30,19 @@ class Pages:
             "size": words.size,
             "number": words.number,
             "standing": words.standing,
+            "exact": words.exact,
+            "lines": _lines,
         }
         self.style = resources.files("relay.console").joinpath("style.css").read_bytes()
 
     def render(self, name: str, values: Mapping[str, Any]) -> str:
         """Fill a template."""
         return self._templates.get_template(f"{name}.html").render(values)
+
+
+def _lines(text: str) -> Markup:
+    """Put a text of several lines into a page, each of them as `_shown` does."""
+    return Markup("\n").join(printable(line) for line in text.split("\n"))
 
 
 def _shown(value: object) -> object:

@@ -1,8 +1,10 @@
 """What a replica says of itself: the JSON below `/api/`, and what the pages are made of."""
 
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from enum import StrEnum
+from typing import Generic, TypeAlias, TypeVar
 
+from relay.journal.rows.lives import Life
 from relay.observe.account import Account
 from relay.observe.logs import Trouble
 
@@ -84,3 +86,63 @@ class Answer(Generic[T]):
     journal: str = ""
     said: T | None = None
     problem: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """A page of a replica's events, the newest first."""
+
+    journal: str
+    name: str
+    lives: tuple[Life, ...]
+    #: Where the next page begins; None: there is none.
+    before: int | None
+    #: `received_at` of the last row that was looked at, where there is a next page.
+    looked_to: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Published:
+    """The record that an event becomes, by the replica's settings."""
+
+    topic: str
+    key: str
+    headers: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shown:
+    """An event of a replica, whole."""
+
+    journal: str
+    name: str
+    life: Life
+    #: None for a credential, which is for no topic, and where there is no body.
+    record: Published | None
+    #: The record's value and the body, as text without credentials; None unless asked for.
+    value: str | None = None
+    body: str | None = None
+    #: Characters that are left out of a long text.
+    cut: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Done:
+    """What a replica has made of an operator's wish; events as `app/id`."""
+
+    journal: str
+    name: str
+    done: tuple[str, ...]
+    #: Why it was left as it is.
+    left: dict[str, str]
+
+
+class Deed(StrEnum):
+    """What an operator can do with events."""
+
+    REPLAY = "replay"
+    DISCARD = "discard"
+
+
+#: Events by the journal that has them: app and id of each.
+Picks: TypeAlias = dict[str, list[tuple[str, str]]]

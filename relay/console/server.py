@@ -1,19 +1,18 @@
 """The operator's listener: pages for a browser, and the same as JSON for other replicas."""
 
-import json
-import time
 from collections.abc import Awaitable, Callable
-from dataclasses import asdict
 from http import HTTPStatus
-from typing import Any
 
 import structlog
 from aiohttp import web
 
-from relay.console import guard, words
+from relay.console import guard
+from relay.console.api import Api
+from relay.console.fleet import Fleet
 from relay.console.pages import Pages
 from relay.console.replica import Parts, Replica
-from relay.console.said import Answer, Overview
+from relay.console.screens import Screens
+from relay.errors import EventNotFoundError, JournalError
 from relay.settings import Console
 from relay.settings.values import bound
 
@@ -21,10 +20,6 @@ log = structlog.get_logger()
 
 #: Bytes of a form: the numbers of a page's events.
 MAX_BODY = 256 * 1024
-#: Seconds after which an overview is shown anew.
-REFRESH = 5
-
-_USER = web.RequestKey("user", str)
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -38,9 +33,10 @@ class ConsoleServer:
         self._pages = Pages()
         app = web.Application(middlewares=[self._guarded], client_max_size=MAX_BODY)
         app.on_response_prepare.append(guard.protect)
-        app.router.add_get("/", self._overview)
         app.router.add_get("/style.css", self._style)
-        app.router.add_get("/api/overview", self._api_overview)
+        fleet = Fleet(settings, self._replica)
+        screens = Screens(self._gate, self._pages, self._replica, fleet)
+        app.router.add_routes([*screens.routes(), *Api(self._replica).routes()])
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1)
 
     async def start(self) -> int:
@@ -60,8 +56,13 @@ class ConsoleServer:
         try:
             if request.path == "/style.css":
                 return await handler(request)
-            request[_USER] = await self._gate.admit(request)
+            request[guard.USER] = await self._gate.admit(request)
             answer = await handler(request)
+        except EventNotFoundError:
+            return self._refusal(request, web.HTTPNotFound())
+        except (JournalError, TimeoutError) as error:
+            log.warning("console_cannot_read", error=str(error))
+            return self._refusal(request, web.HTTPServiceUnavailable())
         except web.HTTPException as refused:
             if refused.status < HTTPStatus.BAD_REQUEST:
                 raise
@@ -86,50 +87,9 @@ class ConsoleServer:
         if request.path.startswith("/api/"):
             document = {"error": status.name.lower(), "detail": sentence}
             return web.json_response(document, status=status, headers=headers)
-        values = {"title": status.phrase, "sentence": sentence, "user": request.get(_USER, "")}
+        values = {"title": status.phrase, "sentence": sentence, "user": request.get(guard.USER, "")}
         text = self._pages.render("refused", values)
         return web.Response(text=text, status=status, headers=headers, content_type="text/html")
 
-    async def _overview(self, request: web.Request) -> web.Response:
-        answers = await self._overviews()
-        paused = "pause" in request.query
-        values = {
-            "answers": answers,
-            "attention": words.attention(answers),
-            "now": _now(),
-            "paused": paused,
-            "refresh": REFRESH,
-        }
-        headers = {} if paused else {"Refresh": f"{REFRESH}; url=/"}
-        return await self._page(request, "overview", values, headers)
-
-    async def _overviews(self) -> list[Answer[Overview]]:
-        own = await self._replica.overview()
-        return [Answer(name=own.name, journal=own.journal, said=own)]
-
     async def _style(self, _: web.Request) -> web.Response:
         return web.Response(body=self._pages.style, content_type="text/css", charset="utf-8")
-
-    async def _api_overview(self, _: web.Request) -> web.Response:
-        return _json(asdict(await self._replica.overview()))
-
-    async def _page(
-        self,
-        request: web.Request,
-        name: str,
-        values: dict[str, Any],
-        headers: dict[str, str] | None = None,
-    ) -> web.Response:
-        """Render in a thread: a page may be long."""
-        user = request[_USER]
-        values |= {"user": user, "here": name, "token": self._gate.token(user)}
-        text = await self._replica.read(lambda: self._pages.render(name, values))
-        return web.Response(text=text, content_type="text/html", headers=headers)
-
-
-def _json(document: object) -> web.Response:
-    return web.Response(text=json.dumps(document), content_type="application/json")
-
-
-def _now() -> int:
-    return int(time.time() * 1000)

@@ -1,10 +1,12 @@
 """How the pages say things: times, sizes, counts, and what an operator is to do. Pure."""
 
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from relay.console.said import Answer, Link, Overview
+from relay.console.said import Answer, Link, Overview, Shown
+from relay.events import OTHER_REPLICA, DeadLetterReason
 
 #: Milliseconds after which an event that Kafka does not have needs a person.
 LATE = 60_000
@@ -30,6 +32,11 @@ class Attention:
 def moment(at: int | None) -> str:
     """Write a Unix time in milliseconds in UTC, to the second."""
     return _written(at, "%Y-%m-%d %H:%M:%S UTC")
+
+
+def exact(at: int) -> str:
+    """Write it to the millisecond."""
+    return f"{_written(at, '%Y-%m-%d %H:%M:%S')}.{at % _SECOND:03} UTC"
 
 
 def machine(at: int | None) -> str:
@@ -109,3 +116,101 @@ def standing(link: Link) -> str:
     if link.up:
         return "connected"
     return "failing" if link.trouble and link.trouble.until is None else "not connected yet"
+
+
+_LOOK, _SAME = "Look at the body", "A replay brings the same."
+#: What to do with a dead letter, as docs/contract.md has it.
+REMEDIES = {
+    DeadLetterReason.NOT_JSON: f"{_LOOK}: somebody sent what is no JSON. {_SAME}",
+    DeadLetterReason.NOT_AN_OBJECT: f"{_LOOK}: Feishu, or somebody with the key, sent it. {_SAME}",
+    DeadLetterReason.NO_EVENT_ID: f"{_LOOK}: it has no event id, or too long a one. {_SAME}",
+    DeadLetterReason.NO_EVENT_TYPE: f"{_LOOK}: there is an id, but no type. {_SAME}",
+    DeadLetterReason.TOO_LARGE: "Raise the topic's max.message.bytes, then replay; or discard.",
+    DeadLetterReason.REFUSED: (
+        "Look at the topic's settings and at what checks its records, then replay or discard."
+    ),
+    DeadLetterReason.INTERNAL_ERROR: "A fault of relay's: keep it, upgrade, then replay.",
+}
+_NO_TIME = "“{}” is no time: write 2h, 2026-01-31 or 2026-01-31 08:30"
+_UNIT_SECONDS = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86_400}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """A point in an event's life; `after` is the wait since the step before."""
+
+    name: str
+    at: int | None
+    after: str
+    detail: str = ""
+    wrong: bool = False
+
+
+def story(shown: Shown) -> list[Step]:
+    """Tell an event's life, step by step."""
+    life = shown.life
+    place = f"{life.transport}, {shown.name}"
+    steps: list[tuple[str, int | None, str]] = [("received", life.received_at, place)]
+    stored = "" if life.stored_at else "at a time that is not known"
+    steps.append(("on disk", life.stored_at, stored))
+    if life.claimed_at is not None:
+        steps.append(("claimed", life.claimed_at, "this replica publishes it"))
+    steps.append((_ENDS.get(life.outcome, life.outcome), life.settled_at, _ending(shown)))
+    told, last = [], None
+    for name, at, detail in steps:
+        after = "" if at is None or last is None else f"+ {span(at - last)}"
+        wrong = life.outcome == "dead_letter" and name == _ENDS["dead_letter"]
+        told.append(Step(name=name, at=at, after=after, detail=detail, wrong=wrong))
+        last = last if at is None else at
+    return told
+
+
+_ENDS = {"dead_letter": "dead letter", "pending": "waits for Kafka"}
+
+
+def _ending(shown: Shown) -> str:
+    life = shown.life
+    if life.outcome == "published":
+        if life.topic is None:
+            return "its place on Kafka is not known"
+        where = "" if life.partition is None else f"/{life.partition}@{life.offset}"
+        return f"{life.topic}{where}"
+    if life.outcome == "duplicate":
+        return (
+            "another replica had claimed it" if life.reason == OTHER_REPLICA else life.reason or ""
+        )
+    return life.reason or ""
+
+
+def arrivals(answers: Sequence[Answer[Overview]]) -> list[tuple[str, str, int]]:
+    """Say when each type last came, to any replica: type, app and time, the latest first."""
+    latest: dict[tuple[str, str], int] = {}
+    for answer in answers:
+        for one in answer.said.arrivals if answer.said else ():
+            place = one.event_type, one.app
+            latest[place] = max(one.at, latest.get(place, one.at))
+    return sorted(((*place, at) for place, at in latest.items()), key=lambda row: -row[2])
+
+
+def with_instants(given: Mapping[str, str], now: int) -> dict[str, str]:
+    """Read the times of a form. Raises ValueError with a sentence."""
+    read = dict(given)
+    for name in ("since", "until"):
+        if name in given:
+            read[name] = str(_instant(given[name], now))
+    return read
+
+
+def _instant(text: str, now: int) -> int:
+    """Read `2h` (ago), a date, a date and time in UTC, or milliseconds."""
+    if text.isascii() and text.isdecimal():
+        return int(text)
+    if match := re.fullmatch(r"([0-9]{1,6}) ?(s|m|min|h|d)(?: ago)?", text):
+        return max(now - int(match[1]) * _UNIT_SECONDS[match[2]] * _SECOND, 0)
+    try:
+        at = datetime.fromisoformat(text.removesuffix("UTC").strip())
+    except ValueError:
+        raise ValueError(
+            f"“{text[:40]}” is no time: write 2h, 2026-01-31 or 2026-01-31 08:30"
+        ) from None
+    return max(int((at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp() * _SECOND), 0)

@@ -40,6 +40,6 @@ class Console(BaseModel):
     peers: Annotated[str, AfterValidator(_places)] = ""
 
     @property
-    def places(self) -> tuple[Endpoint, ...]:
+    def endpoints(self) -> tuple[Endpoint, ...]:
         """The peers."""
         return values.endpoints(self.peers, PORT) if self.peers else ()
