@@ -1,7 +1,7 @@
-"""Starts processes as forks of one that has loaded relay's libraries: half of the work.
+"""Starts processes as forks of one that has loaded relay: a tenth of the work of a start.
 
-For the tests that start hundreds. relay's own modules each process loads anew, marked or not; a
-process that is measured is started like a user's.
+For the tests that start hundreds. Of such processes there are two, whose relay is marked or not
+(points.py); a process that is measured is started like a user's.
 """
 
 import gc
@@ -19,23 +19,16 @@ from pathlib import Path
 from typing import IO, Any
 
 PROJECT = Path(__file__).parents[2]
-#: `relay` itself is a few lines, about how structlog is loaded.
-LIBRARIES = (
-    "relay",
-    "aiohttp.web",
+#: What `relay serve` loads, at once or when its settings ask for it.
+SERVING = (
+    "relay.cli.main",
+    "relay.app",
+    "relay.claims.seeding",
+    "relay.ingress.longconn",
     "aiokafka.admin",
-    "cryptography.hazmat.primitives.ciphers",
-    "google.protobuf.internal.builder",
-    "orjson",
-    "prometheus_client",
-    "pybase64",
-    "pydantic",
-    "pydantic_core.core_schema",
-    "redis.asyncio",
-    "sqlite3",
-    "typer.main",
-    "uvloop",
 )
+#: The module whose processes have the marks.
+MARKED = "tests.e2e.points"
 #: Bytes of an order; it holds an environment.
 LARGEST = 2**20
 
@@ -58,14 +51,14 @@ class Fork:
 class Nursery:
     """The process that forks."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, marked: bool) -> None:
         self._orders, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._orders.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, LARGEST)
         with theirs:
             descriptor = theirs.fileno()
             # It ends when the socket does: with this process.
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "tests.e2e.forks", str(descriptor)],
+                [sys.executable, "-m", "tests.e2e.forks", str(descriptor), *["marked"] * marked],
                 cwd=PROJECT,
                 pass_fds=[descriptor],
                 stdin=subprocess.DEVNULL,
@@ -84,10 +77,14 @@ class Nursery:
         return json.loads(self._orders.recv(LARGEST))
 
 
+def nursery(module: str) -> Nursery:
+    """Give the one for processes of a module, which is started once."""
+    return _nursery(marked=module == MARKED)
+
+
 @cache
-def nursery() -> Nursery:
-    """Start it once."""
-    return Nursery()
+def _nursery(*, marked: bool) -> Nursery:
+    return Nursery(marked=marked)
 
 
 def _answer(order: dict[str, Any], files: list[int], orders: socket.socket) -> int | None:
@@ -107,6 +104,9 @@ def _become(order: dict[str, Any], output: int) -> None:
     for standard in (1, 2):
         os.dup2(output, standard)
     os.close(output)
+    # The ones that are there know their files: whether one can seek in them.
+    sys.stdout = os.fdopen(1, "w", closefd=False)
+    sys.stderr = os.fdopen(2, "w", buffering=1, errors="backslashreplace", closefd=False)
     os.environ.clear()
     os.environ.update(order["environment"])
     sys.argv = [order["module"], *order["arguments"]]
@@ -114,11 +114,15 @@ def _become(order: dict[str, Any], output: int) -> None:
 
 
 def main() -> None:
-    """Load the libraries, then fork as told, until nobody tells any more."""
+    """Load relay, then fork as told, until nobody tells any more."""
     # Ctrl-C is for the tests, which close the socket.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    for library in LIBRARIES:
-        import_module(library)
+    if "marked" in sys.argv:
+        import_module(MARKED).load()
+        # The fork that is this module runs it anew.
+        del sys.modules[MARKED]
+    for module in SERVING:
+        import_module(module)
     gc.freeze()
     with socket.socket(fileno=int(sys.argv[1])) as orders:
         while True:

@@ -13,7 +13,8 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 from types import CodeType, ModuleType
 
@@ -102,9 +103,6 @@ class _Loader(importlib.machinery.SourceFileLoader):
 
 
 class _Finder(importlib.abc.MetaPathFinder):
-    def __init__(self, passing: Callable[[str], None]) -> None:
-        self._passing = passing
-
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
@@ -117,6 +115,12 @@ class _Finder(importlib.abc.MetaPathFinder):
         return importlib.util.spec_from_file_location(
             fullname, file, loader=_Loader(fullname, file)
         )
+
+
+def load() -> None:
+    """Load relay's modules with their marks, which look for their function at each passage."""
+    sys.meta_path.insert(0, _Finder())
+    import_module("relay.app")
 
 
 def main() -> None:
@@ -138,8 +142,8 @@ def main() -> None:
     import builtins  # noqa: PLC0415 - where the marks look for their function
 
     setattr(builtins, _CALL, {"seen": note, "die": die}[mode])
-    sys.meta_path.insert(0, _Finder({"seen": note, "die": die}[mode]))
-    from relay.cli import main as cli  # noqa: PLC0415 - after the finder is there
+    load()
+    from relay.cli import main as cli  # noqa: PLC0415 - with marks
 
     sys.argv = ["relay", *sys.argv[3:]]
     cli.main()

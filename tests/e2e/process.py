@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
@@ -266,10 +267,25 @@ class ForkedRelay(Relay):
     def _run(
         self, words: list[str], file_size: str, environment: dict[str, str], log: IO[bytes]
     ) -> subprocess.Popen[bytes] | Fork:
-        if file_size or words[0] == "tests.e2e.clock":
-            # A wrong clock must be there before the libraries are.
+        if file_size or words[0] in {"tests.e2e.clock", "tests.e2e.listing"}:
+            # A wrong clock must be there before the libraries are; only what is needed is listed.
             return super()._run(words, file_size, environment, log)
-        return nursery().fork(*words, environment=environment, output=log)
+        return nursery(words[0]).fork(*words, environment=environment, output=log)
+
+    async def command(self, *arguments: str, **settings: str) -> tuple[int, str]:
+        """Run another command with the same settings; give its exit code and what it printed."""
+        environment = _environment(self._settings | settings)
+        with tempfile.TemporaryFile() as printed:
+            words = ("relay", *arguments)
+            fork = nursery("relay").fork(*words, environment=environment, output=printed)
+
+            async def over() -> bool:
+                return fork.poll() is not None
+
+            await until(over, 30, f"`relay {' '.join(arguments)}` has ended")
+            printed.seek(0)
+            assert fork.returncode is not None
+            return fork.returncode, printed.read().decode()
 
 
 async def until(

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from confluent_kafka.admin import AdminClient
 
-from tests.e2e.process import Relay, until
+from tests.e2e.process import ForkedRelay, Relay, until
 from tests.e2e.test_faults import connected, copy_journal
 from tests.kafka_server import KafkaServer
 from tests.oracle import Event, Oracle, consume, make_event
@@ -32,8 +32,8 @@ async def test_zombie_that_wakes_while_kafka_hangs_loses_nothing(
 ) -> None:
     """It is killed before it hears that it was replaced, and started again alone."""
     async with (
-        Relay(tmp_path / "a", broker.bootstrap, topic_prefix, **SETTINGS) as first,
-        Relay(tmp_path / "b", broker.bootstrap, topic_prefix, **SETTINGS) as second,
+        ForkedRelay(tmp_path / "a", broker.bootstrap, topic_prefix, **SETTINGS) as first,
+        ForkedRelay(tmp_path / "b", broker.bootstrap, topic_prefix, **SETTINGS) as second,
     ):
         await first.serving()
         events = await take(first, 1, 4)
@@ -63,8 +63,8 @@ async def test_nobody_s_offset_is_not_the_own(
     """Kafka has forgotten the group, as after a week: both go on, under two names."""
     # Kafka is waited for: whoever gave it up would open it again, and find nothing either.
     async with (
-        Relay(tmp_path / "a", broker.bootstrap, topic_prefix) as first,
-        Relay(tmp_path / "b", broker.bootstrap, topic_prefix) as second,
+        ForkedRelay(tmp_path / "a", broker.bootstrap, topic_prefix) as first,
+        ForkedRelay(tmp_path / "b", broker.bootstrap, topic_prefix) as second,
     ):
         await first.serving()
         events = await take(first, 1, 4)

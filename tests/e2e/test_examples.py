@@ -25,7 +25,7 @@ from confluent_kafka import (
 )
 from confluent_kafka.admin import AdminClient
 
-from tests.e2e.process import Relay, until
+from tests.e2e.process import ForkedRelay, Relay, until
 from tests.kafka_server import Broker
 from tests.oracle import TOKEN, Event, Seen, consume, signed_request
 from tests.sdk.toolchains import EXAMPLES, Toolchain
@@ -245,7 +245,7 @@ async def test_each_event_is_handled_once_over_a_kill(
     talk, topic = Talk.invented(), f"{topic_prefix}helpdesk.ticket_message"
     half = len(talk.events) // 2
     settings = {"BOOTSTRAP_SERVERS": kafka.bootstrap, "TOPIC": topic}
-    async with Relay(tmp_path / "relay", kafka.bootstrap, topic_prefix) as relay:
+    async with ForkedRelay(tmp_path / "relay", kafka.bootstrap, topic_prefix) as relay:
         await relay.serving()
         groups = Groups(kafka.bootstrap, topic)
         await until(partial(to_thread, groups.ready), PATIENCE, "there is the topic")

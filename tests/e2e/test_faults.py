@@ -17,7 +17,7 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
 from relay.journal import file
 from tests.conftest import Say
-from tests.e2e.process import Relay, compared, until
+from tests.e2e.process import ForkedRelay, Relay, compared, until
 from tests.kafka_server import Broker
 from tests.oracle import (
     CUSTOMER_TEXT,
@@ -89,7 +89,7 @@ async def test_missing_topics_hold_until_they_are_made(
 ) -> None:
     """The log names them, once; nothing is lost meanwhile, and no restart is needed."""
     settings = {"KAFKA__CREATE_TOPICS": "false"}
-    async with Relay(tmp_path, kafka.bootstrap, topic_prefix, **settings) as relay:
+    async with ForkedRelay(tmp_path, kafka.bootstrap, topic_prefix, **settings) as relay:
         oracle = Oracle(relay.url)
         await relay.serving()
         await oracle.send(100)
@@ -107,7 +107,7 @@ async def test_deleted_topics_are_made_again(
 ) -> None:
     """The topic of the offsets is taken away while relay runs: committing would hang for ever."""
     settings = {"KAFKA__TIMEOUT": "2s"}
-    async with Relay(tmp_path, kafka.bootstrap, topic_prefix, **settings) as relay:
+    async with ForkedRelay(tmp_path, kafka.bootstrap, topic_prefix, **settings) as relay:
         oracle = Oracle(relay.url)
         await relay.serving()
         await oracle.send(100)
@@ -133,7 +133,7 @@ async def test_record_beyond_the_limit_is_dead_lettered_alone(
     """It goes without its value and with its size; all others of its batch are published."""
     await small_ticket_topic(kafka.bootstrap, topic_prefix)
     large = make_event("77", 2, padding=60_000)
-    async with Relay(tmp_path, kafka.bootstrap, topic_prefix) as relay:
+    async with ForkedRelay(tmp_path, kafka.bootstrap, topic_prefix) as relay:
         oracle = Oracle(relay.url)
         await relay.serving()
         async with oracle.load():
@@ -156,7 +156,7 @@ async def test_crash_does_not_turn_a_dead_letter_into_a_published_event(
     """Killed between Kafka's commit and the journal's: its only copy must be kept as dead."""
     await small_ticket_topic(kafka.bootstrap, topic_prefix)
     large = make_event("77", 2, padding=60_000)
-    async with Relay(tmp_path, kafka.bootstrap, topic_prefix) as relay:
+    async with ForkedRelay(tmp_path, kafka.bootstrap, topic_prefix) as relay:
         await relay.serving(KAFKA__BOOTSTRAP_SERVERS=NOWHERE)
         assert await Oracle(relay.url).post(large) == 200
         await relay.killed()
@@ -211,7 +211,7 @@ async def test_full_disk_is_503_and_heals(
     """No 200 without a place on disk; with space again it goes on by itself."""
     disk, shrink, heal = small_disk
     settings = {"JOURNAL__PATH": str(disk / "journal.db")}
-    async with Relay(tmp_path, kafka.bootstrap, topic_prefix, **settings) as relay:
+    async with ForkedRelay(tmp_path, kafka.bootstrap, topic_prefix, **settings) as relay:
         oracle = Oracle(relay.url, padding=3000)
         await relay.serving()
         shrink(relay)
@@ -235,8 +235,8 @@ async def test_second_process_on_one_journal_ends(
 ) -> None:
     """It says whose journal it is and changes nothing; the first one goes on."""
     async with (
-        Relay(tmp_path, kafka.bootstrap, topic_prefix) as first,
-        Relay(tmp_path / "second", kafka.bootstrap, topic_prefix) as second,
+        ForkedRelay(tmp_path, kafka.bootstrap, topic_prefix) as first,
+        ForkedRelay(tmp_path / "second", kafka.bootstrap, topic_prefix) as second,
     ):
         oracle = Oracle(first.url)
         await first.serving()
@@ -255,8 +255,8 @@ async def twins(
 ) -> AsyncIterator[tuple[Relay, Relay, Oracle]]:
     """Two relays of one identity: the second runs on a copy of the first one's journal."""
     async with (
-        Relay(directory / "first", kafka.bootstrap, prefix) as first,
-        Relay(directory / "second", kafka.bootstrap, prefix) as second,
+        ForkedRelay(directory / "first", kafka.bootstrap, prefix) as first,
+        ForkedRelay(directory / "second", kafka.bootstrap, prefix) as second,
     ):
         oracle = Oracle(first.url)
         await first.serving()
@@ -306,7 +306,7 @@ async def test_sigterm_without_kafka_leaves_events_in_the_journal(
 ) -> None:
     """It ends with 0 after the drain's time; the next process publishes what is there."""
     settings = {"DRAIN__TIMEOUT": "1s"}
-    async with Relay(tmp_path, kafka.bootstrap, topic_prefix, **settings) as relay:
+    async with ForkedRelay(tmp_path, kafka.bootstrap, topic_prefix, **settings) as relay:
         oracle = Oracle(relay.url)
         await relay.serving(KAFKA__BOOTSTRAP_SERVERS=NOWHERE)
         await oracle.send(200)
@@ -321,7 +321,7 @@ async def test_sigterm_under_load_loses_nothing(
     kafka: Broker, tmp_path: Path, topic_prefix: str
 ) -> None:
     """Stopped and started five times while events come in: what got no 200 comes again."""
-    async with Relay(tmp_path, kafka.bootstrap, topic_prefix) as relay:
+    async with ForkedRelay(tmp_path, kafka.bootstrap, topic_prefix) as relay:
         oracle = Oracle(relay.url)
         async with oracle.load():
             for _ in range(5):
@@ -339,7 +339,7 @@ async def test_second_sigterm_ends_at_once(
 ) -> None:
     """An operator who does not want to wait for the drain says it twice."""
     settings = {"DRAIN__DELAY": "60s"}
-    async with Relay(tmp_path, kafka.bootstrap, topic_prefix, **settings) as relay:
+    async with ForkedRelay(tmp_path, kafka.bootstrap, topic_prefix, **settings) as relay:
         oracle = Oracle(relay.url)
         await relay.serving()
         await oracle.send(50)
@@ -358,7 +358,7 @@ async def test_journal_that_went_back_in_time_loses_nothing(
     kafka: Broker, tmp_path: Path, topic_prefix: str, crash: str
 ) -> None:
     """An older copy was put back: loudly another id, also when killed on the way there."""
-    async with Relay(tmp_path, kafka.bootstrap, topic_prefix) as relay:
+    async with ForkedRelay(tmp_path, kafka.bootstrap, topic_prefix) as relay:
         oracle = Oracle(relay.url, repeat=0)
         await run_and_send(relay, oracle, 100)
         copy_journal(relay.journal, tmp_path / "snapshot.db")
@@ -443,7 +443,7 @@ async def test_log_of_hostile_requests_holds_nothing_of_them(
         f'{{"encrypt":"{TOKEN}"}}',
         f'{{"token":"{TOKEN}"}}',
     )
-    async with Relay(tmp_path, kafka.bootstrap, topic_prefix, **settings) as relay:
+    async with ForkedRelay(tmp_path, kafka.bootstrap, topic_prefix, **settings) as relay:
         await relay.serving()
         signed = dict.fromkeys(("X-Lark-Signature", "X-Lark-Request-Nonce"), TOKEN)
         async with aiohttp.ClientSession() as session:
@@ -459,7 +459,7 @@ async def test_log_that_nobody_reads_holds_up_nothing(
 ) -> None:
     """Standard error is a pipe that is full: events are taken, and SIGTERM ends the process."""
     settings = {"DRAIN__TIMEOUT": "1s"}
-    async with Relay(tmp_path, NOWHERE, topic_prefix, **settings) as relay:
+    async with ForkedRelay(tmp_path, NOWHERE, topic_prefix, **settings) as relay:
         oracle = Oracle(relay.url)
         with full_pipe() as (_, writing), monkeypatch.context() as patch:
             patch.setattr(relay, "_log_file", Path(f"/dev/fd/{writing}"))

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from tests.e2e.process import Relay, until
+from tests.e2e.process import ForkedRelay, until
 from tests.kafka_server import Broker
 from tests.oracle import Oracle, consume
 from tests.redis_server import redis_server
@@ -16,8 +16,8 @@ async def test_events_of_a_lost_replica_go_out_through_another(
     """It died after a transaction that it did not settle, and with more that nobody published."""
     with redis_server(tmp_path) as claims:
         settings = {"CLAIMS__URL": claims.url}
-        lost = Relay(tmp_path / "lost", kafka.bootstrap, topic_prefix, **settings)
-        heir = Relay(tmp_path / "heir", kafka.bootstrap, topic_prefix, **settings)
+        lost = ForkedRelay(tmp_path / "lost", kafka.bootstrap, topic_prefix, **settings)
+        heir = ForkedRelay(tmp_path / "heir", kafka.bootstrap, topic_prefix, **settings)
         async with lost, heir:
             oracle = Oracle(lost.url)
             lost.start(crash="transaction.after:1")
@@ -57,7 +57,7 @@ async def test_events_of_a_lost_replica_go_out_through_another(
 
 async def test_export_needs_kafka(kafka: Broker, tmp_path: Path, topic_prefix: str) -> None:
     """What Kafka already has cannot be known, so nothing is touched."""
-    async with Relay(tmp_path, kafka.bootstrap, topic_prefix) as relay:
+    async with ForkedRelay(tmp_path, kafka.bootstrap, topic_prefix) as relay:
         await relay.serving(KAFKA__BOOTSTRAP_SERVERS=AWAY)
         await Oracle(relay.url).send(5)
         code, printed = await relay.command("events", "export", str(tmp_path / "events"))

@@ -53,7 +53,7 @@ def timed(*arguments: str) -> float:
     """Run a command; give its seconds, without those of its imports."""
     started = time.monotonic()
     with Path(os.devnull).open("wb") as nowhere:
-        process = nursery().fork("relay", *arguments, environment=os.environ, output=nowhere)
+        process = nursery("relay").fork("relay", *arguments, environment=os.environ, output=nowhere)
     while process.poll() is None:
         time.sleep(LOOK)
     assert process.returncode == 0

@@ -10,7 +10,7 @@ from pathlib import Path
 import aiohttp
 
 from tests.conftest import Say
-from tests.e2e.process import Relay
+from tests.e2e.process import ForkedRelay, Relay
 from tests.kafka_server import Broker
 from tests.oracle import Event, Oracle
 from tests.redis_server import redis_server
@@ -54,13 +54,13 @@ class Balanced(Oracle):
 @contextlib.asynccontextmanager
 async def replicas(
     count: int, kafka: Broker, directory: Path, prefix: str, **settings: str
-) -> AsyncIterator[list[Relay]]:
+) -> AsyncIterator[Sequence[Relay]]:
     """Run replicas that share claims."""
     with redis_server(directory) as claims:
         async with contextlib.AsyncExitStack() as stack:
             relays = [
                 await stack.enter_async_context(
-                    Relay(
+                    ForkedRelay(
                         directory / str(number),
                         kafka.bootstrap,
                         prefix,
