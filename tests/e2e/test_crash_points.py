@@ -20,6 +20,7 @@ from tests.oracle import Oracle
 ASIDE = {
     "webhook.WebhookServer.start": "nothing has come in yet",
     "webhook.WebhookServer.stop": "nothing comes in any more",
+    "webhook.WebhookServer._health": "a question of the load balancer's",
     "journal.Journal.close": "everything is settled, or stays on disk",
     "journal.Journal.watch": "it waits for a thread to die",
     "journal.Journal.probe": "a question of the load balancer's",
@@ -43,6 +44,7 @@ ASIDE = {
 }
 #: Single places of the others that ordinary traffic does not pass, and why.
 SELDOM = {
+    "webhook.WebhookServer._answer:1": "_health",
     "webhook.WebhookServer._read:1": "a body that comes in pieces: nothing is stored before",
     "journal.Journal._read:1": "a turn given to others amid a long backlog",
     "dispatcher.Dispatcher.run:1": "it returns only with an error",
