@@ -316,7 +316,7 @@ _SETTINGS: Mapping[str, str] = {
     "controlled.shutdown.enable": "false",
     "default.replication.factor": "1",
     "group.initial.rebalance.delay.ms": "0",
-    # An idle one writes, and syncs, nothing: by itself it has a record of no meaning twice a second.
+    # An idle one writes, and syncs, nothing: by itself it does so twice a second.
     "metadata.max.idle.interval.ms": "0",
     "offsets.topic.num.partitions": "1",
     "offsets.topic.replication.factor": "1",
