@@ -4,13 +4,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-import uvloop
 
-from relay import settings
 from relay.cli.say import say
 from relay.errors import ClaimsError
-from relay.journal.retention import Retention
-from relay.observe.metrics import Metrics
 
 app = typer.Typer(help="What several replicas share: who publishes an event.", no_args_is_help=True)
 
@@ -20,7 +16,7 @@ def claims() -> None:
     """What several replicas share: who publishes an event."""
 
 
-@app.command()
+@app.command(epilog="Example: relay claims gone relay-0")
 def gone(
     replica: Annotated[str, typer.Argument(metavar="NAME", help="Its claims.replica.")],
     config: Annotated[
@@ -29,7 +25,12 @@ def gone(
     ] = None,
 ) -> None:
     """Say that a replica is gone for good: none waits any more for what it has published."""
+    import uvloop
+
+    from relay import settings
     from relay.claims.claims import Claims
+    from relay.journal.retention import Retention
+    from relay.observe.metrics import Metrics
 
     found = settings.load(config)
     if not found.claims.url.get_secret_value():

@@ -6,12 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-import uvloop
 
 from relay.cli.events import ConfigOption
 from relay.cli.say import ask, asks, document, note, say
 from relay.errors import ConfigExistsError
-from relay.settings.values import brokers, holdable
 
 if TYPE_CHECKING:
     from relay.settings.told.origins import Shown
@@ -57,6 +55,8 @@ def init(
 
 def _answers() -> tuple[str, dict[str, str | bool]]:
     """Ask what a relay cannot do without."""
+    from relay.settings.values import brokers
+
     name = ask("Name of the Feishu app, your own", _app_name, default="default", secret=False)
     found: dict[str, str | bool] = {}
     note("From the app's page in Feishu's developer console, under its events:")
@@ -76,6 +76,8 @@ def _answers() -> tuple[str, dict[str, str | bool]]:
 
 
 def _app_name(text: str) -> None:
+    from relay.settings.values import holdable
+
     if not re.fullmatch("[a-z0-9_-]{1,64}", text):
         raise ValueError("lower-case letters, digits, - and _ only")
     holdable(text)
@@ -94,6 +96,8 @@ def _some(text: str) -> None:
 
 def _try(file: Path) -> None:
     """Look whether what was answered will do."""
+    import uvloop
+
     from relay import settings
     from relay.cli.check import findings, settled, show
     from relay.observe import logs
@@ -104,7 +108,7 @@ def _try(file: Path) -> None:
     say(f"Next: {'relay serve' if passed else 'relay check'} --config {file}")
 
 
-@app.command()
+@app.command(epilog="Example: relay config schema > relay.schema.json")
 def schema() -> None:
     """Print the JSON Schema of the TOML file: editors complete names and mark mistakes by it."""
     from relay.settings.told import schema as made
@@ -112,7 +116,7 @@ def schema() -> None:
     document(made.schema(), indent=2)
 
 
-@app.command()
+@app.command(epilog="Example: relay config show --config relay.toml")
 def show(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per line.")] = False,
     config: ConfigOption = None,

@@ -9,22 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-import uvloop
 
-from relay import settings
 from relay.cli.say import document, printed, say
-from relay.contract import exactjson
-from relay.contract.credentials import concealed, concealed_text
-from relay.contract.normalize import Router, normalize
 from relay.contract.printable import printable
-from relay.contract.rules.values import rfc3339
-from relay.egress import routing
-from relay.egress.kafka.faults import describe
 from relay.errors import JournalError
 from relay.events import Outcome, StoredEvent, withheld
-from relay.journal import handover
 from relay.journal import view as journalview
-from relay.observe import logs
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -42,6 +32,7 @@ JournalOption = Annotated[
     Path | None,
     typer.Option("--journal", help="A journal file; without it, the settings name one."),
 ]
+JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object.")]
 AppOption = Annotated[
     str | None, typer.Option("--app", help="The app, where two have an event of the same id.")
 ]
@@ -63,6 +54,8 @@ class Ending(StrEnum):
 
 
 def _path(journal: Path | None, config: Path | None) -> Path:
+    from relay import settings
+
     return journal or settings.load(config).journal.path
 
 
@@ -80,7 +73,7 @@ def searching(
         yield lambda done: progress.update(task, completed=done, visible=True)
 
 
-@app.command("list")
+@app.command("list", epilog="Example: relay events list --outcome dead_letter --limit 10")
 def list_events(
     outcome: Annotated[
         Ending | None,
@@ -108,6 +101,8 @@ def _table(entries: list[journalview.Entry]) -> "Table":
     from rich.table import Table
     from rich.text import Text
 
+    from relay.contract.rules.values import rfc3339
+
     table = Table(box=None, header_style="bold", pad_edge=False)
     table.add_column("received", no_wrap=True, min_width=19)
     table.add_column("event id", no_wrap=True, min_width=32)
@@ -128,7 +123,7 @@ def _table(entries: list[journalview.Entry]) -> "Table":
     return table
 
 
-@app.command()
+@app.command(epilog="Example: relay events show a2afbfd2b19a8e301a0edd21038720a1 --record")
 def show(
     event_id: EventId,
     record: Annotated[
@@ -139,6 +134,8 @@ def show(
     config: ConfigOption = None,
 ) -> None:
     """Show one event with its body as Feishu sent it (customers' text included)."""
+    from relay.contract.rules.values import rfc3339
+
     with journalview.opened(_path(journal, config)) as view:
         entry, body = view.find(event_id, app_name)
     shown = {
@@ -157,7 +154,7 @@ def show(
     document(shown, indent=2)
 
 
-@app.command()
+@app.command(epilog="Example: relay events replay a2afbfd2b19a8e301a0edd21038720a1")
 def replay(
     event_ids: Annotated[list[str], typer.Argument(metavar="ID...", help="Event ids.")],
     app_name: AppOption = None,
@@ -171,7 +168,7 @@ def replay(
             say(f"{event_id}: pending again; a running relay publishes it within a second")
 
 
-@app.command()
+@app.command(epilog="Example: relay events discard a2afbfd2b19a8e301a0edd21038720a1")
 def discard(
     event_ids: Annotated[list[str], typer.Argument(metavar="ID...", help="Event ids.")],
     app_name: AppOption = None,
@@ -185,7 +182,7 @@ def discard(
             say(f"{event_id}: goes when the dedupe window has passed")
 
 
-@app.command()
+@app.command(epilog="Example: relay events erase a2afbfd2b19a8e301a0edd21038720a1")
 def erase(
     event_ids: Annotated[list[str], typer.Argument(metavar="ID...", help="Event ids.")],
     app_name: AppOption = None,
@@ -199,14 +196,18 @@ def erase(
             say(f"{event_id}: has no body any more, and cannot be replayed")
 
 
-@app.command()
+@app.command(epilog="Example: relay events export --journal /mnt/lost/journal.db events.jsonl")
 def export(
     file: Annotated[Path, typer.Argument(help="The file to write; there must be none yet.")],
     journal: JournalOption = None,
     config: ConfigOption = None,
 ) -> None:
     """Take the pending events out of a stopped replica's journal, for `relay events import`."""
+    import uvloop
+
+    from relay import settings
     from relay.app import Relay
+    from relay.observe import logs
 
     loaded = settings.load(config).at(journal)
     if not loaded.journal.path.exists():
@@ -216,7 +217,7 @@ def export(
     say(f"{file}: {count:,} events; they are no longer in the journal's care")
 
 
-@app.command()
+@app.command(epilog="Example: relay events backup /backup/journal-2026-11-23.db")
 def backup(
     file: Annotated[Path, typer.Argument(help="The file to write; there must be none yet.")],
     journal: JournalOption = None,
@@ -230,13 +231,15 @@ def backup(
     say(f"{file}: {count:,} events")
 
 
-@app.command("import")
+@app.command("import", epilog="Example: relay events import events.jsonl")
 def import_events(
     file: Annotated[Path, typer.Argument(help="A file of `relay events export`.")],
     journal: JournalOption = None,
     config: ConfigOption = None,
 ) -> None:
     """Put another replica's pending events into this journal; a second time adds none."""
+    from relay.journal import handover
+
     path = _path(journal, config)
     taken = handover.read(file, path)
     say(f"{path}: {taken.added:,} events added, {taken.known:,} known already")
@@ -250,6 +253,11 @@ def import_events(
 
 def _record(stored: StoredEvent, journal: Path | None, config: Path | None) -> dict[str, object]:
     """Give the record that an event becomes, by the settings or else the defaults."""
+    from relay import settings
+    from relay.contract.normalize import Router, normalize
+    from relay.egress import routing
+    from relay.egress.kafka.faults import describe
+
     router = Router("feishu.", {}) if journal else routing.router(settings.load(config))
     try:
         made = normalize(stored, router)
@@ -265,6 +273,9 @@ def _record(stored: StoredEvent, journal: Path | None, config: Path | None) -> d
 
 def _body(body: bytes) -> object:
     """Give the body as JSON without its credentials; what cannot be read or printed, as text."""
+    from relay.contract import exactjson
+    from relay.contract.credentials import concealed, concealed_text
+
     if not body:
         return None
     try:

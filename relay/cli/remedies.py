@@ -3,8 +3,10 @@
 The codes are for scripts and alerts: one that is there stays. Places are below the repository.
 """
 
+from collections.abc import Coroutine
 from dataclasses import dataclass
 from errno import EADDRINUSE
+from typing import Any
 
 from relay import errors
 
@@ -208,3 +210,19 @@ def of(error: errors.RelayError | OSError) -> Remedy:
 def every() -> list[Remedy]:
     """Give all that there are."""
     return [*_ERRORS.values(), *WARNINGS.values(), _TAKEN, _SYSTEM]
+
+
+def run(main: Coroutine[Any, Any, Any]) -> Any:
+    """Run a coroutine; of the errors of its task group the first foreseen one is what counts."""
+    import uvloop
+
+    try:
+        return uvloop.run(main)
+    except* errors.RelayError as group:
+        raise _first(group) from None
+
+
+def _first(error: BaseException) -> BaseException:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

@@ -1,9 +1,13 @@
-"""What commands print, and the only way: never a character that a terminal would obey."""
+"""What commands print, and the only way: never a character that a terminal would obey.
+
+And what they end with.
+"""
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, cast
 
 import typer
@@ -12,6 +16,9 @@ from relay.contract.printable import escaped, printable
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+#: Exit codes: a thing that failed, and a command or configuration that cannot be understood.
+FAILED, MISUSED = 1, 2
 
 
 def replace_what_no_terminal_shows() -> None:
@@ -72,6 +79,22 @@ def ask(question: str, read: Callable[[str], object], *, default: str | None, se
             note(f"{error}")
         else:
             return str(answer)
+
+
+def unknown(word: str, known: Iterable[str], kind: str = "") -> str:
+    """Say that there is no such thing, and which may have been meant."""
+    there = list(known)
+    near = get_close_matches(word, there, n=2)
+    meant = f" Did you mean {' or '.join(near)}?" if near else ""
+    return f"there is no {kind}{word!r}.{meant} There are: {', '.join(there)}"
+
+
+def event_types(incomplete: str) -> list[str]:
+    """Complete the name of an event type."""
+    from relay.settings.topics import DEAD_LETTER, DEFAULTS
+
+    names = [name for name in DEFAULTS if name != DEAD_LETTER]
+    return [name for name in names if name.startswith(incomplete)]
 
 
 def complain(message: str, *, advice: str = "") -> None:

@@ -2,18 +2,20 @@
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import urlsplit
 
 import typer
-import uvloop
 from typer.core import TyperGroup
 
-from relay import settings
-from relay.cli.say import document, note, say
-from relay.contract.normalize import Router
-from relay.egress import routing
-from relay.settings.topics import OTHER
+from relay.cli.say import document, event_types, note, say, unknown
+
+if TYPE_CHECKING:
+    from relay.contract.normalize import Router
+
+
+#: Commands, which a word that is no event type may have been meant for.
+COMMANDS = ("print", "register")
 
 
 class _TypeFirst(TyperGroup):
@@ -50,10 +52,14 @@ def schema() -> None:
     """The contract for machines: JSON Schemas, AsyncAPI, and schemas for those who consume it."""
 
 
-@app.command("print")
+@app.command("print", epilog="Example: relay schema print helpdesk.ticket.created_v1 --as flink")
 def show(
     event_type: Annotated[
-        str, typer.Argument(help="An event type, or `other`; without one: the AsyncAPI document.")
+        str,
+        typer.Argument(
+            help="An event type, or `other`; without one: the AsyncAPI document.",
+            autocompletion=event_types,
+        ),
     ] = "",
     prefix: PrefixOption = "feishu.",
     language: Annotated[
@@ -74,7 +80,7 @@ def show(
     router = _router(prefix, config)
     known = schemas.schemas(router)
     if event_type and event_type not in known:
-        raise typer.BadParameter(f"there are: {', '.join(known)}")
+        raise typer.BadParameter(unknown(event_type, [*known, *COMMANDS]))
     if language is Language.JSON:
         document(known[event_type] if event_type else schemas.asyncapi(router), indent=2)
     elif not event_type:
@@ -86,15 +92,20 @@ def show(
             say(line)
 
 
-def _router(prefix: str, config: Path | None) -> Router:
+def _router(prefix: str, config: Path | None) -> "Router":
     """Give the topics and the rules that settings name; without a file none are read."""
+    from relay import settings
+    from relay.contract.normalize import Router
+    from relay.egress import routing
+
     if config is None:
         return Router(prefix, {})
     return routing.router(settings.load(config))
 
 
-def _connect(event_type: str, router: Router) -> None:
+def _connect(event_type: str, router: "Router") -> None:
     from relay.contract.kit import connect, sql
+    from relay.settings.topics import OTHER
 
     if event_type == OTHER:
         raise typer.BadParameter(
@@ -109,7 +120,7 @@ def _connect(event_type: str, router: Router) -> None:
     document(connect.schema(event_type, router))
 
 
-@app.command()
+@app.command(epilog="Example: relay schema register --registry http://registry:8081")
 def register(
     registry: Annotated[str, typer.Option(help="Address of a Confluent-compatible registry.")],
     user: Annotated[
@@ -122,6 +133,8 @@ def register(
     config: ConfigOption = None,
 ) -> None:
     """Put the JSON Schemas of all values into a schema registry, if it finds all compatible."""
+    import uvloop
+
     uvloop.run(_register(_address(registry), user, password, _router(prefix, config)))
 
 
@@ -139,7 +152,7 @@ def _address(text: str) -> str:
     return text
 
 
-async def _register(url: str, user: str, password: str, router: Router) -> None:
+async def _register(url: str, user: str, password: str, router: "Router") -> None:
     """Check all before the first is registered: a registry has no transactions."""
     import aiohttp
 

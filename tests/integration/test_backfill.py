@@ -120,6 +120,12 @@ async def test_dry_run_adds_nothing(feishu: SmallFeishu, tmp_path: Path) -> None
     code, said = await run("backfill", "--dry-run", *RANGE)
     assert code == 0
     assert "would be added" in said
+    told = json.loads((await run("backfill", "--dry-run", "--json", *RANGE))[1])
+    messages = sum(map(len, feishu.archive.messages.values()))
+    assert told["dry_run"] is True
+    assert told["tickets"] > 0
+    assert told["found"] == told["added"]
+    assert told["added"]["helpdesk.ticket_message.created_v1"] == messages
     assert await pending(tmp_path) == []
 
 

@@ -19,6 +19,7 @@ from rich.console import Console
 from typer.testing import CliRunner, Result
 
 from relay.cli import main as cli
+from relay.cli.say import FAILED, MISUSED
 from relay.errors import KafkaUnavailableError, SettingsError
 from relay.events import Challenge, Outcome, RawCallback
 from relay.ingress import longconn
@@ -140,7 +141,7 @@ async def test_second_signal_ends_the_process_at_once(monkeypatch: pytest.Monkey
     finally:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.remove_signal_handler(number)
-    assert codes == [cli.FAILED]
+    assert codes == [FAILED]
 
 
 def complaint(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> int | str | None:
@@ -158,7 +159,7 @@ def test_foreseen_error_is_one_message(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     (tmp_path / "journal.db").write_bytes(b"dear diary")
-    assert complaint(["serve"], monkeypatch) == cli.FAILED
+    assert complaint(["serve"], monkeypatch) == FAILED
     said = capsys.readouterr().err
     assert "relay: " in said
     assert "is not a relay journal" in said
@@ -173,7 +174,7 @@ def test_what_the_system_refuses_is_one_message(
 ) -> None:
     """With the file's name, if it is about one."""
     absent = tmp_path / "absent"
-    assert complaint(["events", "import", str(absent)], monkeypatch) == cli.FAILED
+    assert complaint(["events", "import", str(absent)], monkeypatch) == FAILED
     said, advice = capsys.readouterr().err.splitlines()
     assert said == f"relay: No such file or directory: {absent}"
     assert advice.startswith("Next: see that the path is right")
@@ -181,7 +182,7 @@ def test_what_the_system_refuses_is_one_message(
         holder.bind(("127.0.0.1", 0))
         holder.listen()
         environment(WEBHOOK__PORT=holder.getsockname()[1])
-        assert complaint(["serve"], monkeypatch) == cli.FAILED
+        assert complaint(["serve"], monkeypatch) == FAILED
     said, advice = capsys.readouterr().err.splitlines()[-2:]
     assert said.startswith("relay: ")
     assert said.endswith("address already in use")
@@ -210,7 +211,7 @@ def test_journal_that_is_not_there_is_not_made_by_looking(
     absent = tmp_path / "absent.db"
     for command in (["events", "export", str(tmp_path / "events")], ["drain"]):
         done = run(*command, "--journal", str(absent))
-        assert done.exit_code == cli.FAILED
+        assert done.exit_code == FAILED
         assert str(done.exception) == f"{absent}: there is no such journal"
     assert list(tmp_path.iterdir()) == []
 
@@ -219,7 +220,7 @@ def test_check_that_finds_a_fault_fails(environment: Callable[..., None], tmp_pa
     assert run("check").exit_code == 0
     (tmp_path / "journal.db").write_bytes(b"dear diary")
     checked = run("check")
-    assert checked.exit_code == cli.FAILED
+    assert checked.exit_code == FAILED
     assert "FAIL journal" in checked.output
     assert "ok   kafka" in checked.output
     assert "journal_foreign: look at journal.path" in checked.output
@@ -232,7 +233,7 @@ def test_check_that_finds_a_fault_fails(environment: Callable[..., None], tmp_pa
 def test_check_of_wrong_settings_tells_scripts_too(environment: Callable[..., None]) -> None:
     environment(KAFKA__PARTITIONS=0)
     checked = run("check", "--json")
-    assert checked.exit_code == cli.MISUSED
+    assert checked.exit_code == MISUSED
     (finding,) = map(json.loads, checked.stdout.splitlines())
     assert (finding["code"], finding["status"]) == ("settings_wrong", "fail")
     assert "kafka.partitions" in finding["sentence"]
@@ -246,8 +247,12 @@ def test_drain_that_leaves_something_fails(
     fill(tmp_path / "journal.db", "a", "b")
     environment(CLAIMS__URL=f"redis://127.0.0.1:{free_port()}")
     drained = run("drain", "--timeout", "1")
-    assert drained.exit_code == cli.FAILED
+    assert drained.exit_code == FAILED
     assert "journal.db: 2 events left" in drained.output
+    drained = run("drain", "--timeout", "0.1s", "--json")
+    assert drained.exit_code == FAILED
+    path = str(tmp_path / "journal.db")
+    assert json.loads(drained.stdout) == {"journal": path, "left": 2, "undecided": 0}
 
 
 async def test_simulator_sends_to_a_webhook() -> None:
@@ -263,7 +268,7 @@ async def test_wrong_answer_fails_the_simulation() -> None:
         done = await run_beside(
             "simulate", "--url", url, "--count", "20", "--rate", "0", "--hostile", "1"
         )
-    assert done.exit_code == cli.FAILED
+    assert done.exit_code == FAILED
     assert "20 answers not as it must be" in " ".join(done.output.split())
 
 
@@ -357,14 +362,14 @@ def test_first_file_is_asked_for_and_tried(
 @pytest.mark.parametrize("text", ["-1", "x", "1e999", "nan", "5y", ""])
 def test_length_of_time_is_one(text: str) -> None:
     refused = run("check", "--wait", text)
-    assert refused.exit_code == cli.MISUSED
+    assert refused.exit_code == MISUSED
     assert "must be a length of time" in refused.output
 
 
 @pytest.mark.parametrize("listen", ["7070x", "127.0.0.1:", "localhost"])
 def test_place_to_listen_has_a_port(listen: str) -> None:
     done = run("simulate", "--listen", listen)
-    assert done.exit_code == cli.MISUSED
+    assert done.exit_code == MISUSED
     assert "--listen is HOST:PORT" in done.output
 
 

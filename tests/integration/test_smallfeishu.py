@@ -457,6 +457,10 @@ async def test_subscriptions_tell_when_an_event_last_came(
     times = dict(line.split(None, 1) for line in said.splitlines() if line.startswith("helpdesk."))
     assert times.pop("helpdesk.ticket_message.created_v1").strip() == "2026-01-02T03:04:59.000Z"
     assert {time.strip() for time in times.values()} == {"never, within the dedupe window"}
+    lines = (await run("subscriptions", "--json"))[1].splitlines()
+    told = {one["event_type"]: one["last_received"] for one in map(json.loads, lines)}
+    assert told.pop("helpdesk.ticket_message.created_v1") == "2026-01-02T03:04:59.000Z"
+    assert (len(told), set(told.values())) == (3, {None})
     assert "nothing is known" not in said
 
 

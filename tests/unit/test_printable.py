@@ -204,7 +204,7 @@ def test_what_is_wrong_is_said_without_driving_the_terminal(
 ) -> None:
     """Each line stays one, as settings' mistakes have it."""
 
-    def fail() -> None:
+    def fail(**_: object) -> None:
         raise JournalError(f"one\ntwo{HOSTILE.replace(chr(10), '')}")
 
     monkeypatch.setattr(cli, "app", fail)
