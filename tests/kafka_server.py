@@ -98,14 +98,19 @@ class KafkaServer:
         scram_users: Mapping[str, str] | None = None,
         jvm: Sequence[str] = TEST_JVM,
         command_prefix: Sequence[str] = (),
+        host: str = "127.0.0.1",
     ) -> None:
-        """Start nothing yet; `command_prefix` may pin it, as in `("taskset", "-c", "1")`."""
+        """Start nothing yet; `command_prefix` may pin it, as in `("taskset", "-c", "1")`.
+
+        `host` is its address, an IPv6 one in brackets.
+        """
         self.version = version
         self._listeners = listeners
         self.properties = dict(properties or {})
         self._scram_users = dict(scram_users or {})
         self._jvm = jvm
         self._command_prefix = command_prefix
+        self._host = host
         self._directory: Path | None = None
         names = ["CONTROLLER", "PLAINTEXT", *(listener.name for listener in listeners)]
         self._ports = {name: free_port() for name in names}
@@ -125,7 +130,7 @@ class KafkaServer:
 
     def address(self, listener: str) -> str:
         """`host:port` of a listener by its name."""
-        return f"127.0.0.1:{self._ports[listener]}"
+        return f"{self._host}:{self._ports[listener]}"
 
     @property
     def pid(self) -> int:
@@ -237,7 +242,7 @@ class KafkaServer:
         protocols |= {listener.name: listener.protocol for listener in self._listeners}
         served = {name: f"{name}://{self.address(name)}" for name in protocols}
         advertised = {name: url for name, url in served.items() if name != "CONTROLLER"} | {
-            listener.name: f"{listener.name}://127.0.0.1:{listener.advertised_port}"
+            listener.name: f"{listener.name}://{self._host}:{listener.advertised_port}"
             for listener in self._listeners
             if listener.advertised_port
         }

@@ -25,15 +25,17 @@ class RedisServer:
     port: int
     directory: Path
     arguments: tuple[str, ...] = ()
+    host: str = "127.0.0.1"
     process: subprocess.Popen[bytes] | None = None
 
     @property
     def url(self) -> str:
-        return f"redis://127.0.0.1:{self.port}"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"redis://{host}:{self.port}"
 
     def start(self) -> None:
         """Start, and wait until it answers."""
-        common = ("--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.directory))
+        common = ("--port", str(self.port), "--bind", self.host, "--dir", str(self.directory))
         self._run(*common, "--save", "", *self.arguments)
 
     def start_sentinel(self, config: Path) -> None:
@@ -42,7 +44,7 @@ class RedisServer:
 
     def _run(self, *arguments: str) -> None:
         self.process = subprocess.Popen(
-            (_command(), *arguments), stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT
+            (need_redis(), *arguments), stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT
         )
         deadline = time.monotonic() + _READY
         while not self._answers():
@@ -52,7 +54,7 @@ class RedisServer:
 
     def call(self, *words: str) -> bytes:
         """Send one command; give the raw answer."""
-        with socket.create_connection(("127.0.0.1", self.port), timeout=5) as connection:
+        with socket.create_connection((self.host, self.port), timeout=5) as connection:
             connection.sendall(" ".join(words).encode() + b"\r\n")
             return connection.recv(65_536)
 
@@ -80,7 +82,7 @@ class RedisServer:
         return False
 
 
-def _command() -> str:
+def need_redis() -> str:
     """Find the server; without one skip at home, fail in CI."""
     found = shutil.which("redis-server") or shutil.which("valkey-server")
     if found is None and os.environ.get("CI"):
@@ -91,9 +93,11 @@ def _command() -> str:
 
 
 @contextmanager
-def redis_server(directory: Path, *arguments: str) -> Iterator[RedisServer]:
+def redis_server(
+    directory: Path, *arguments: str, host: str = "127.0.0.1"
+) -> Iterator[RedisServer]:
     """Run a server for as long as the context lasts."""
-    server = RedisServer(free_port(), directory, arguments)
+    server = RedisServer(free_port(), directory, arguments, host)
     server.start()
     try:
         yield server

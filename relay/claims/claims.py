@@ -7,6 +7,7 @@ else, and never holds an answer to Feishu.
 
 import asyncio
 import random
+import re
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
@@ -45,6 +46,8 @@ FIRST_WAIT, LONGEST_WAIT = 0.1, 2.0
 #: Seconds for which a process that must end tries to release its claims.
 RELEASE_PATIENCE = 30.0
 
+#: How the library names a sentinel that it has asked: by all the options of its connections.
+_CLIENT = re.compile(r"<redis\.asyncio\..*?\)>(?= - )")
 #: Seconds without a batch after which the store is asked whether it is still there.
 IDLE_LOOK = 10.0
 
@@ -289,4 +292,5 @@ def _translated(error: BaseException) -> ClaimsError:
             return ClaimsRefusedError(f"the claims store refuses this user: {one}")
     if isinstance(error, TimeoutError):
         return ClaimsUnavailableError("the claims store did not answer in time")
-    return ClaimsUnavailableError(f"the claims store is not available: {error}")
+    reason = _CLIENT.sub("a sentinel", str(error))
+    return ClaimsUnavailableError(f"the claims store is not available: {reason}")

@@ -289,9 +289,12 @@ class _Cluster(_Keys):
         return _version(await self._client.info(section="server", target_nodes=node))
 
     async def eviction(self) -> str:
-        """Ask one of the nodes."""
-        node = self._client.get_random_node()
-        return _eviction(await self._client.info(section="memory", target_nodes=node))
+        """Ask all that have slots: each has settings of its own."""
+        everywhere = _ClusterClient.PRIMARIES
+        told = await self._client.info(section="memory", target_nodes=everywhere)
+        # One node's answer stands alone; those of several by their names.
+        each = [told] if "maxmemory_policy" in told else list(told.values())
+        return ", ".join(sorted({policy for info in each if (policy := _eviction(info))}))
 
     async def close(self) -> None:
         """Close the connections."""

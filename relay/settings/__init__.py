@@ -93,7 +93,8 @@ class _Section(BaseModel):
 class Webhook(_Section):
     """The listener that Feishu calls."""
 
-    host: Host = "0.0.0.0"  # noqa: S104 - Feishu must reach it; nothing passes without a signature
+    #: All addresses of both families: Feishu must reach it, and nothing passes without a signature.
+    host: Host = "::"
     port: Port = 8080
     max_body_bytes: Bytes = 2**20
     #: A client that has not sent its body by then is answered 408 and cut off.

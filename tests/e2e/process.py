@@ -53,6 +53,7 @@ class Relay:
             "APPS__DEFAULT__VERIFICATION_TOKEN": oracle.TOKEN,
             "WEBHOOK__HOST": "127.0.0.1",
             "WEBHOOK__PORT": str(self._webhook_port),
+            "ADMIN__HOST": "127.0.0.1",
             "ADMIN__PORT": str(self._admin_port),
             "JOURNAL__PATH": str(self.journal),
             "KAFKA__BOOTSTRAP_SERVERS": self.bootstrap,
@@ -80,7 +81,12 @@ class Relay:
     @property
     def url(self) -> str:
         """Where Feishu would call it."""
-        return f"http://127.0.0.1:{self._webhook_port}/webhook/event"
+        return f"{self._at('WEBHOOK')}/webhook/event"
+
+    def _at(self, listener: str) -> str:
+        host, port = (self._settings[f"{listener}__{name}"] for name in ("HOST", "PORT"))
+        host = {"::": "::1"}.get(host, host)
+        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
     @property
     def log(self) -> str:
@@ -251,7 +257,7 @@ class Relay:
         return int(found[1]) / 1024
 
     async def _get(self, path: str) -> tuple[int, str]:
-        url = f"http://127.0.0.1:{self._admin_port}{path}"
+        url = f"{self._at('ADMIN')}{path}"
         with contextlib.suppress(aiohttp.ClientError, TimeoutError):
             async with (
                 aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=5)) as session,

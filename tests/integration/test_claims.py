@@ -485,6 +485,41 @@ async def test_sentinels_may_want_a_password_of_their_own(
             assert "own" not in str(caught.value)
 
 
+async def test_sentinels_may_want_tls_and_a_password_of_their_own(tmp_path: Path) -> None:
+    """Both at once: the server's password never goes to a sentinel, nor theirs to the server."""
+    security = secure_listeners(tmp_path)
+    pem = str(tmp_path / "server.pem")
+    files = ("--tls-cert-file", pem, "--tls-key-file", pem, "--tls-ca-cert-file", pem)
+    tls = [f"{name[2:]} {value}" for name, value in zip(files[::2], files[1::2], strict=True)]
+    tls += ["tls-auth-clients no", "tls-replication yes"]
+    ports = {name: free_port() for name in ("server", "sentinel")}
+    listener = ("--tls-port", str(ports["server"]), "--tls-auth-clients", "no", *files)
+    words = [
+        "sentinel auth-pass main servers-own",
+        "requirepass sentinels-own",
+        f"tls-port {ports['sentinel']}",
+        *tls,
+    ]
+    with (
+        redis_server(tmp_path, "--requirepass", "servers-own", *listener),
+        sentinel_of(tmp_path, ports["server"], "\n".join([*words, ""])),
+    ):
+        url = f"rediss+sentinel://:servers-own@127.0.0.1:{ports['sentinel']}/main"
+        one = claims(url, ca_file=security.ca_file, sentinel_password=SecretStr("sentinels-own"))
+        assert frozenset() == await one.claim([stored("a")], "journal-1")
+        await one.close()
+        for changes in (
+            {"sentinel_password": SecretStr("servers-own"), "ca_file": security.ca_file},
+            {"ca_file": security.ca_file},
+            {"sentinel_password": SecretStr("sentinels-own")},
+        ):
+            other = claims(url, **changes)
+            with pytest.raises(ClaimsError) as caught:
+                await other.claim([stored("a")], "journal-1")
+            assert "own" not in str(caught.value)
+            assert "redis.asyncio" not in str(caught.value)
+
+
 async def test_old_server_is_refused(server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the version it has."""
     monkeypatch.setattr(claimstore, "OLDEST_VERSION", 99)

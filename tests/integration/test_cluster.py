@@ -124,6 +124,18 @@ def _unheard(claim: Any) -> Any:
     return claim_unheard
 
 
+@pytest.mark.parametrize("node", [0, 1])
+async def test_any_node_that_forgets_when_it_is_full_is_told(node: int, cluster: Cluster) -> None:
+    """Each has settings of its own."""
+    place = cluster.nodes[node]
+    assert (await claims(cluster.url).about())[1] == ""
+    place.call("CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
+    try:
+        assert (await claims(cluster.url).about())[1] == "allkeys-lru"
+    finally:
+        place.call("CONFIG", "SET", "maxmemory-policy", "noeviction")
+
+
 async def test_cluster_that_is_away_is_unavailable() -> None:
     """As any other store: events wait, or go out unclaimed where the settings say so."""
     url, metrics = f"redis+cluster://127.0.0.1:{free_port()}", Metrics()

@@ -39,7 +39,7 @@ def test_least_is_an_app_and_a_broker(monkeypatch: pytest.MonkeyPatch) -> None:
     assert list(found.apps) == ["default"]
     assert found.apps["default"].encrypt_keys == (SECRET,)
     assert found.apps["default"].verification_tokens == ()
-    assert (found.webhook.host, found.webhook.port) == ("0.0.0.0", 8080)
+    assert (found.webhook.host, found.webhook.port) == ("::", 8080)
     assert found.webhook.max_body_bytes == 2**20
     assert (found.admin.host, found.admin.port) == ("127.0.0.1", 9090)
     assert found.journal.path == Path("data/journal.db")
