@@ -1,5 +1,7 @@
 """Writes the chart's values.schema.json and README.md from values.yaml: `make chart`.
 
+And files/settings.json: what the chart's guards know of relay's settings.
+
 Each value's sentence is the `# --` comment before it; its type is that of its default, unless
 `TYPES` knows better.
 """
@@ -13,7 +15,8 @@ from typing import Any
 
 import yaml
 
-from relay.settings import Settings, privacy
+from relay.settings import privacy
+from relay.settings.told import schema as told
 
 CHART = Path(__file__).parent / "helm"
 
@@ -28,6 +31,36 @@ SECONDS: Schema = TIME | {"minimum": 0, "maximum": 86400}
 SECRET: Schema = TEXT | {"pattern": r"^$|\S"}
 FREE: Schema = {"type": "object"}
 SECURITY = ["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"]
+#: As pydantic reads them.
+YES_OR_NO = "0|1|on|off|t|f|true|false|y|n|yes|no"
+#: What a value may also be, by its type in a file.
+AS_TEXT: dict[str, Schema] = {
+    "boolean": {
+        "type": ["boolean", "string", "integer", "null"],
+        "pattern": "^(" + re.sub("[a-z]", lambda m: f"[{m[0].upper()}{m[0]}]", YES_OR_NO) + ")$",
+        "minimum": 0,
+        "maximum": 1,
+    },
+    "integer": {"type": ["string", "integer"], "pattern": r"^\s*[+-]?[0-9_]+(\.0+)?\s*$"},
+    "array": {"type": ["array", "string", "null"]},
+    "object": {"type": ["object", "null"]},
+    "string": {"type": ["string", "null"]},
+}
+HOST = r"^([A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_])?\.?|[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*(%\S+)?)$"
+ROOT = r"https?://[^@/\s?#]+/?$"
+GRANTS = r"^$|^https?://[^@/\s?#]+([/?][^\s#]*)?$"
+#: Texts of which relay wants more than that they are texts.
+SHAPES = {
+    "webhook.host": HOST,
+    "admin.host": HOST,
+    "feishu_url": f"^{ROOT}",
+    "traces.endpoint": r"^$|^https?://([^@/\s]*@)?[^@/\s?#]+/\S*$",
+    "kafka.oauth_token_url": GRANTS,
+    "journal.path": r"[^/]",
+    "claims.key_prefix": r"^\S*$",
+    "claims.replica": r"^\S*$",
+    "claims.after": r"^\S*$",
+}
 APP: Schema = {
     "type": "object",
     "additionalProperties": False,
@@ -43,7 +76,8 @@ APP: Schema = {
             ),
             SECRET,
         ),
-        **dict.fromkeys(("appId", "existingSecret", "feishuUrl"), TEXT),
+        **dict.fromkeys(("appId", "existingSecret"), TEXT),
+        "feishuUrl": TEXT | {"pattern": f"^$|^{ROOT}"},
         # A number would lose its last digits on its way through Helm.
         "helpdeskId": TEXT,
         "longConnection": {"type": "boolean"},
@@ -51,7 +85,6 @@ APP: Schema = {
         "requiredKeys": {"type": "array", "items": TEXT},
     },
 }
-LIMITS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
 #: What the default does not tell.
 TYPES: dict[str, Schema] = {
     "apps": {"type": "object", "additionalProperties": APP},
@@ -67,10 +100,12 @@ TYPES: dict[str, Schema] = {
     "kafka.partitions": {"type": "integer", "minimum": 1, "maximum": 2**31 - 1},
     "kafka.replicationFactor": {"type": "integer", "minimum": -1, "maximum": 2**15 - 1},
     "kafka.saslPassword": SECRET,
+    "kafka.oauth.tokenUrl": TEXT | {"pattern": GRANTS},
     "kafka.oauth.clientSecret": SECRET,
     "claims.sentinelPassword": SECRET,
     "privacy.drop": {"type": "array", "items": {"enum": privacy.known(hashed=False)}},
     "privacy.hash": {"type": "array", "items": {"enum": privacy.known(hashed=True)}},
+    "console.password": SECRET,
     "privacy.salt": {"type": "string", "pattern": f"^$|^.{{{privacy.SHORTEST_SALT},}}$"},
     "claims.onOutage": {"enum": ["hold", "publish"]},
     "drain.delay": SECONDS,
@@ -101,23 +136,48 @@ TYPES: dict[str, Schema] = {
 
 
 def settings() -> Schema:
-    """Give what `settings` may hold: the names that relay knows, and their times and sizes."""
-    made = Settings.model_json_schema()
+    """Give what `settings` may hold: relay's own names, and what relay would take for each."""
 
-    def known(part: Schema) -> Schema:
-        part = made["$defs"][part["$ref"].rpartition("/")[2]] if "$ref" in part else part
-        limits = {name: part[name] for name in LIMITS if name in part}
-        if "properties" in part:
-            inner = {name: known(one) for name, one in part["properties"].items()}
-            return {"type": "object", "additionalProperties": False, "properties": inner}
-        if "enum" in part:
-            return {"enum": part["enum"]}
-        if part.get("type") == "number":
-            return TIME | limits
-        return {"type": ["string", "integer"]} | limits if part.get("type") == "integer" else {}
+    def known(part: Schema, path: str) -> Schema:
+        if "properties" not in part:
+            return _setting(part, path)
+        inner = {
+            name: known(one, f"{path}.{name}".removeprefix("."))
+            for name, one in part["properties"].items()
+        }
+        return {"type": "object", "additionalProperties": False, "properties": inner}
 
+    file = told.schema()
     # What is in `apps` would be a secret in a ConfigMap: guards.yaml says so.
-    return known({**made, "properties": made["properties"] | {"apps": {}}})
+    return known({**file, "properties": file["properties"] | {"apps": {"writeOnly": True}}}, "")
+
+
+def _setting(part: Schema, path: str) -> Schema:
+    """Give what relay takes for one setting, in a file or as the text of a variable; null is none.
+
+    A secret may be anything here: guards.yaml says where it belongs.
+    """
+    if part.get("writeOnly"):
+        return {}
+    kept = {name: one for name, one in part.items() if name not in {"default", "description"}}
+    if "enum" in kept:
+        del kept["type"]
+        return kept | {"enum": [*part["enum"], None]}
+    shape = {"pattern": SHAPES[path]} if path in SHAPES else {}
+    return kept | AS_TEXT.get(str(part["type"]), {}) | shape
+
+
+def bounds() -> str:
+    """Give what guards.yaml must know of the settings: the bounds of times, and a default."""
+    sections = told.schema()["properties"]
+    times = {
+        f"{section}.{name}": [part["minimum"], part["maximum"]]
+        for section, about in sections.items()
+        for name, part in about.get("properties", {}).items()
+        if part.get("type") == TIME["type"]
+    }
+    default = sections["journal"]["properties"]["max_bytes"]["default"]
+    return json.dumps({"journal.max_bytes": default, "times": times}, indent=2) + "\n"
 
 
 def sentences(text: str) -> dict[str, str]:
@@ -196,6 +256,7 @@ def files() -> dict[Path, str]:
     head, _, _ = readme.partition("## Values\n")
     return {
         CHART / "values.schema.json": schema(values, told),
+        CHART / "files" / "settings.json": bounds(),
         CHART / "README.md": f"{head}## Values\n\n{table(values, told)}",
     }
 

@@ -114,7 +114,7 @@ class WebhookServer:
 
     async def stop(self) -> None:
         """Close the listener, then answer what is under way."""
-        self._draining = True
+        self._leaving = self._draining = True
         await self._runner.cleanup()
 
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:

@@ -41,6 +41,8 @@ RESOURCES = (
     ("sigs.k8s.io/gateway-api", "v1.3.0", "config/crd/standard", ("httproutes",)),
 )
 KUBERNETES = ("1.30", "1.34")
+#: Helm as `go install` makes it takes a cluster for older than all of these.
+AT = ("--kube-version", KUBERNETES[-1])
 VALUES = sorted((CHART / "ci").glob("*-values.yaml"))
 #: Values of the chart before this one: all defaults, and all that its users could set.
 RELEASED = ROOT / "tests" / "deploy" / "released"
@@ -71,7 +73,7 @@ def helm(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def render(helm: str, *arguments: str) -> list[Object]:
     """Give the objects that would be installed, tests included."""
-    text = run([helm, "template", "relay", str(CHART), "--namespace", "desk", *arguments])
+    text = run([helm, "template", *AT, "relay", str(CHART), "--namespace", "desk", *arguments])
     return [made for made in yaml.load_all(text, yaml.CSafeLoader) if made]
 
 
@@ -101,7 +103,7 @@ def load(objects: list[Object], path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     (volume,) = [volume for volume in stateful["volumes"] if volume["name"] == "secrets"]
     for source in volume["projected"]["sources"]:
         for item in source["secret"].get("items", ()):
-            stand_in = {"url": "redis://valkey", "salt": "s" * 32}.get(item["key"], "s")
+            stand_in = {"url": "redis://valkey", "salt": "s" * 32}.get(item["key"], "s" * 8)
             (secrets / item["path"]).write_text(stand_in)
         for name, value in made.get(source["secret"]["name"], {}).items():
             (secrets / name).write_bytes(base64.b64decode(value))
@@ -112,7 +114,7 @@ def load(objects: list[Object], path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.mark.parametrize("values", VALUES, ids=NAMES)
 def test_lint(helm: str, values: Path) -> None:
-    run([helm, "lint", "--strict", str(CHART), "--values", str(values)])
+    run([helm, "lint", *AT, "--strict", str(CHART), "--values", str(values)])
 
 
 @pytest.mark.parametrize("values", VALUES, ids=NAMES)
@@ -207,6 +209,7 @@ claims:
   onOutage: publish
 privacy: {drop: [email], hash: [open_id], salt: 0123456789abcdef0123456789abcdef}
 drain: {delay: 6s, timeout: 26s}
+console: {password: a-long-password-of-operators}
 settings:
   feishu_url: https://open.larksuite.com
   kafka:
@@ -222,6 +225,7 @@ settings:
     {path: /data/journal.db, max_bytes: 4GiB, dedupe_window: 48h, max_waiting: 1024,
      network_volume: true}
   log: {level: debug, format: console}
+  console: {host: "::1", port: 9092, peers: "relay-headless:9092"}
   traces: {endpoint: "http://collector:4318/v1/traces"}
 """
 
@@ -241,7 +245,7 @@ def test_no_secret_gets_into_the_config_map(helm: str, name: str) -> None:
     """Each that relay knows has a value of its own, or a Secret."""
     minimal = ["--values", str(CHART / "ci" / "minimal-values.yaml")]
     done = subprocess.run(
-        [helm, "template", "relay", str(CHART), *minimal, "--set", f"settings.{name}=p4ss"],
+        [helm, "template", *AT, "relay", str(CHART), *minimal, "--set", f"settings.{name}=p4ss"],
         capture_output=True,
         text=True,
         check=False,
@@ -266,7 +270,7 @@ def test_four_values_must_be_set(helm: str) -> None:
     arguments = [part for name, value in asked.items() for part in ("--set", f"{name}={value}")]
     assert {made["kind"] for made in render(helm, *arguments)} >= {"StatefulSet", "Service"}
     bare = subprocess.run(
-        [helm, "template", "relay", str(CHART)], capture_output=True, text=True, check=False
+        [helm, "template", *AT, "relay", str(CHART)], capture_output=True, text=True, check=False
     )
     assert bare.returncode
     assert "kafka.bootstrapServers must be set" in bare.stderr
@@ -282,7 +286,7 @@ def test_value_that_does_not_exist_is_refused(helm: str) -> None:
         "apps.default.key=k",
     ):
         done = subprocess.run(
-            [helm, "template", "relay", str(CHART), *minimal, "--set", name],
+            [helm, "template", *AT, "relay", str(CHART), *minimal, "--set", name],
             capture_output=True,
             text=True,
             check=False,
@@ -330,6 +334,21 @@ REFUSED = [
             ("webhook.port", 9090),
             ("admin.port", 8080),
             ("log.level", "loud"),
+            ("log.format", "jason"),
+            ("kafka.create_topics", "maybe"),
+            ("kafka.dead_letter_value", 2),
+            ("kafka.partitions", "a dozen"),
+            ("kafka.oauth_token_url", "login.example.com/token"),
+            ("kafka.timeout", "10ms"),
+            ("claims.timeout", "2m"),
+            ("claims.key_prefix", "a b"),
+            ("journal.dedupe_window", "1h"),
+            ("journal.max_bytes", "8 GB"),
+            ("webhook.host", "two words"),
+            ("admin.host", "http://here"),
+            ("feishu_url", "open.feishu.cn"),
+            ("traces.endpoint", "collector:4318"),
+            ("privacy.drop", ["mail"]),
             ("kafka.topics", {"other": "relay_journal"}),
             ("kafka.topics", {"other": "dead_letter"}),
             ("kafka.topics", {"im.x_v1": "dead.letter"}),
@@ -372,6 +391,15 @@ TAKEN = [
     ),
     ("settings.kafka.keys", "KAFKA__KEYS", {"im.*": "chat_id", "im.x_v1": "message.chat_id"}),
     ("settings.journal.max_bytes", "JOURNAL__MAX_BYTES", "4 GiB"),
+    ("settings.journal.dedupe_window", "JOURNAL__DEDUPE_WINDOW", "16h"),
+    ("settings.kafka.create_topics", "KAFKA__CREATE_TOPICS", "False"),
+    ("settings.kafka.partitions", "KAFKA__PARTITIONS", "24"),
+    ("settings.webhook.port", "WEBHOOK__PORT", "8081"),
+    ("settings.kafka.topic_config", "KAFKA__TOPIC_CONFIG", {"a.b": 1, "c": {"d": "e"}, "f": True}),
+    ("settings.privacy.drop", "PRIVACY__DROP", ["email", "Person.name"]),
+    ("settings.traces.endpoint", "TRACES__ENDPOINT", ""),
+    ("settings.feishu_url", "FEISHU_URL", "https://open.larksuite.com/"),
+    ("settings.claims.key_prefix", "CLAIMS__KEY_PREFIX", "desk:"),
     ("apps._hr.encryptKey", None, "k"),
 ]
 
@@ -385,6 +413,7 @@ def both(
         [
             helm,
             "template",
+            *AT,
             "relay",
             str(CHART),
             *minimal,
@@ -401,7 +430,7 @@ def both(
     monkeypatch.setenv("RELAY_KAFKA__BOOTSTRAP_SERVERS", "kafka:9092")
     apps = {}
     if variable:
-        text = json.dumps(given) if isinstance(given, dict) else str(given)
+        text = json.dumps(given) if isinstance(given, dict | list) else str(given)
         monkeypatch.setenv(f"RELAY_{variable}", text)
     else:
         apps = {value.split(".")[1]: {"encrypt_key": given}}
@@ -429,6 +458,60 @@ def test_chart_takes_what_relay_takes(
     helm: str, value: str, variable: str | None, given: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert both(helm, value, variable, given, monkeypatch) == ("", "")
+
+
+def test_null_in_the_settings_is_no_setting(helm: str) -> None:
+    """As Helm has it everywhere: what an earlier file of values says is taken back."""
+    objects = render(
+        helm,
+        *("--values", str(CHART / "ci" / "minimal-values.yaml")),
+        *(
+            "--set-json",
+            'settings={"log":{"format":null},"kafka":{"compression":null,"keys":null}}',
+        ),
+    )
+    assert "null" not in config(objects)
+
+
+def drain_job(helm: str, *values: str) -> str:
+    """Give the name of the drain job."""
+    given = ("replicaCount=2", "claims.existingSecret=valkey", "drainJob.enabled=true", *values)
+    minimal = ["--values", str(CHART / "ci" / "minimal-values.yaml"), "--set", "drainJob.ordinal=3"]
+    made = one(render(helm, *minimal, *(part for one in given for part in ("--set", one))), "Job")
+    return str(made["metadata"]["name"])
+
+
+def test_drain_job_is_a_new_one_without_revisions(helm: str) -> None:
+    """With `helm template` the revision is always 1, and a job can be neither changed nor rerun."""
+    changes = [(), ("image.tag=2",), ("drainJob.run=monday",), ("replicaCount=3",)]
+    names = [drain_job(helm, *change) for change in changes]
+    assert len(set(names)) == len(changes)
+    assert drain_job(helm) == names[0]
+
+
+OWN = '{namespace="desk",job="blue-relay-headless"'
+
+
+def test_alerts_of_two_releases_are_apart(helm: str, tmp_path: Path) -> None:
+    """Each looks at its own release's series alone, and Prometheus can read it."""
+    text = run(
+        [
+            *(helm, "template", *AT, "blue", str(CHART), "--namespace", "desk"),
+            *("--values", str(CHART / "ci" / "everything-values.yaml")),
+        ]
+    )
+    objects = [made for made in yaml.load_all(text, yaml.CSafeLoader) if made]
+    groups = one(objects, "PrometheusRule")["spec"]["groups"]
+    plain = yaml.safe_load((CHART / "files" / "alerts.yaml").read_text())["groups"]
+    for rule, before in zip(groups[0]["rules"], plain[0]["rules"], strict=True):
+        names = re.findall(r"\brelay_[a-z_]+", before["expr"])
+        assert [name + OWN for name in names] == re.findall(
+            r"\brelay_[a-z_]+" + re.escape(OWN), rule["expr"]
+        )
+        assert rule["labels"] == before["labels"] | {"namespace": "desk", "release": "blue"}
+    rules = tmp_path / "rules.yaml"
+    rules.write_text(yaml.safe_dump({"groups": groups}))
+    run([needed("promtool", "prometheus"), "check", "rules", str(rules)])
 
 
 def test_papers_are_up_to_date() -> None:
@@ -498,7 +581,7 @@ def test_values_of_the_last_release_still_render(
     given = ("--values", str(RELEASED / f"{name}.yaml"), "--values")
     minimal = CHART / "ci" / "minimal-values.yaml"
     rendered = run(
-        [helm, "template", "relay", str(chart), "--namespace", "desk", *given, str(minimal)]
+        [helm, "template", *AT, "relay", str(chart), "--namespace", "desk", *given, str(minimal)]
     )
     objects = [made for made in yaml.load_all(rendered, yaml.CSafeLoader) if made]
     spec = one(objects, "StatefulSet", "relay")["spec"]

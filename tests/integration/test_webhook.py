@@ -998,3 +998,59 @@ async def test_leaving_server_answers_and_closes_each_connection(
             if leaving:
                 assert await reader.read() == b""
         writer.close()
+
+
+def _parting_requests() -> dict[str, bytes]:
+    """One request for each kind of answer."""
+    challenge = {"challenge": "c", "type": "url_verification", "token": TOKEN}
+    bodies = {
+        "event": as_json(payload("e-1")),
+        "challenge": as_json(challenge),
+        "card": as_json(payload("e-2", event_type=CALLBACKS[0])),
+    }
+    found = {}
+    for name, plain in bodies.items():
+        body = encrypt(plain)
+        found[name] = head(EVENT, sign(body), length=len(body)) + body
+    body = as_json(challenge)
+    found["plain challenge"] = head(EVENT, {}, length=len(body)) + body
+    found["signature"] = head(EVENT, {}, length=2) + b"{}"
+    found["not JSON"] = head(f"{EVENT}/plain", {}, length=1) + b"{"
+    found["too large"] = head(EVENT, {}, length=MAX_BODY + 1) + b"x" * (MAX_BODY + 1)
+    found["no body in time"] = head(EVENT, {}, length=2) + b"{"
+    found["unknown app"] = head(f"{EVENT}/nobody", {}, length=2) + b"{}"
+    found["unknown path"] = head("/nowhere", {}, length=2) + b"{}"
+    found["method"] = head(EVENT, {}, method="GET")
+    found["health"] = head("/", {}, method="GET")
+    found["health, without a body"] = head("/", {}, method="HEAD")
+    found["kept alive by wish"] = head(EVENT, {"Connection": "keep-alive"}, length=2) + b"{}"
+    return found
+
+
+async def _last_answer(port: int, request: bytes) -> bytes:
+    """Send a request and read until the connection is closed."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    async with asyncio.timeout(20):
+        writer.write(request)
+        answer = await reader.read()
+    writer.close()
+    return answer
+
+
+@pytest.mark.parametrize("kind", list(_parting_requests()))
+async def test_every_answer_of_a_leaving_server_closes_its_connection(
+    kind: str, place: Place
+) -> None:
+    """A caller that goes on by a connection of which nobody told him meets a closed one."""
+    place.webhook.leave()
+    answer = await _last_answer(place.port, _parting_requests()[kind])
+    assert b"\r\nconnection: close\r\n" in answer.lower()
+
+
+async def test_full_journal_closes_the_connections_of_a_leaving_server(tmp_path: Path) -> None:
+    async with place_at(tmp_path, max_bytes=1) as place:
+        assert (await post_event(place.port, "e-1")).status == 200
+        place.webhook.leave()
+        answer = await _last_answer(place.port, _parting_requests()["card"])
+    assert answer.startswith(b"HTTP/1.1 503 ")
+    assert b"\r\nconnection: close\r\n" in answer.lower()

@@ -59,13 +59,31 @@ ipFamilies: {{- toYaml . | nindent 2 }}
 {{- if or .Values.claims.url .Values.claims.existingSecret }}yes{{ end -}}
 {{- end }}
 
-{{- /* Seconds of `24h`, `1.5s`, `200ms` or a number; rounded up. */}}
-{{- define "relay.seconds" -}}
+{{- /* Seconds of `24h`, `1.5s`, `200ms` or a number. */}}
+{{- define "relay.exactSeconds" -}}
 {{- $text := toString . -}}
 {{- $number := regexFind "^[0-9.]+" $text | float64 -}}
 {{- $unit := regexFind "[a-z]+$" $text | default "s" -}}
 {{- $factor := get (dict "ms" 0.001 "s" 1.0 "m" 60.0 "h" 3600.0 "d" 86400.0) $unit | default 1.0 -}}
-{{ mulf $number $factor | ceil | int }}
+{{ mulf $number $factor }}
+{{- end }}
+
+{{- /* The same, rounded up. */}}
+{{- define "relay.seconds" -}}
+{{ include "relay.exactSeconds" . | float64 | ceil | int }}
+{{- end }}
+
+{{- /* The number that Kubernetes means by `10Gi` or `100m`, and relay by `8GiB`; nothing if it is none. */}}
+{{- define "relay.amount" -}}
+{{- $text := toString . | trim -}}
+{{- $number := regexFind "^([0-9]+\\.?[0-9]*|\\.[0-9]+)([eE][+-]?[0-9]+)?" $text -}}
+{{- $unit := trimPrefix $number $text | trim -}}
+{{- if regexMatch "^([kKmMgGtT][iI])?[bB]$" $unit -}}
+{{- $unit = eq (len $unit) 1 | ternary "" (printf "%si" (substr 0 1 $unit | upper)) -}}
+{{- end -}}
+{{- $factors := dict "" 1.0 "m" 0.001 "k" 1e3 "M" 1e6 "G" 1e9 "T" 1e12 "P" 1e15 "E" 1e18
+  "Ki" 1024.0 "Mi" 1048576.0 "Gi" 1073741824.0 "Ti" 1099511627776.0 "Pi" 1125899906842624.0 "Ei" 1152921504606846976.0 -}}
+{{- if and $number (hasKey $factors $unit) }}{{ mulf (float64 $number) (get $factors $unit) }}{{ end -}}
 {{- end }}
 
 {{- define "relay.drainSeconds" -}}
@@ -232,6 +250,7 @@ missing one, and a token alone would do. Who says which keys are required, or th
 {{- end -}}
 {{- with .Values.claims.url }}{{ $_ := set $secrets "RELAY_CLAIMS__URL" . }}{{ end -}}
 {{- with .Values.claims.sentinelPassword }}{{ $_ := set $secrets "RELAY_CLAIMS__SENTINEL_PASSWORD" . }}{{ end -}}
+{{- with (.Values.console | default dict).password }}{{ $_ := set $secrets "RELAY_CONSOLE__PASSWORD" . }}{{ end -}}
 {{- with .Values.privacy.salt }}{{ $_ := set $secrets "RELAY_PRIVACY__SALT" . }}{{ end -}}
 {{- with .Values.kafka.oauth.clientSecret }}{{ $_ := set $secrets "RELAY_KAFKA__OAUTH_CLIENT_SECRET" (toString .) }}{{ end -}}
 {{- with .Values.kafka.saslPassword }}{{ $_ := set $secrets "RELAY_KAFKA__SASL_PASSWORD" (toString .) }}{{ end -}}
@@ -265,6 +284,9 @@ missing one, and a token alone would do. Who says which keys are required, or th
 {{- with .Values.claims.existingSecret }}
 {{ include "relay.secretSource" (dict "name" . "key" "url" "optional" false "path" "RELAY_CLAIMS__URL") }}
 {{ include "relay.secretSource" (dict "name" . "key" "sentinelPassword" "optional" true "path" "RELAY_CLAIMS__SENTINEL_PASSWORD") }}
+{{- end }}
+{{- with (.Values.console | default dict).existingSecret }}
+{{ include "relay.secretSource" (dict "name" . "key" "password" "optional" false "path" "RELAY_CONSOLE__PASSWORD") }}
 {{- end }}
 {{- with .Values.privacy.existingSecret }}
 {{ include "relay.secretSource" (dict "name" . "key" "salt" "optional" false "path" "RELAY_PRIVACY__SALT") }}
