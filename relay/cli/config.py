@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from relay.cli.events import ConfigOption
+from relay.cli.events.options import ConfigOption
 from relay.cli.say import ask, asks, document, note, say
 from relay.errors import ConfigExistsError
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from relay.cli.events import ConfigOption, JsonOption, searching
+from relay.cli.events.options import ConfigOption, JsonOption, searching
 from relay.cli.remedies import run
 from relay.cli.say import FAILED, console, document, event_types, note, say, unknown
 from relay.contract.printable import printable

@@ -22,10 +22,10 @@ from typer.completion import get_completion_inspect_parameters, shell_complete
 from relay import __version__
 from relay.cli import claims as cli_claims
 from relay.cli import config as cli_config
-from relay.cli import events as cli_events
 from relay.cli import feishu as cli_feishu
 from relay.cli import schema as cli_schema
-from relay.cli.events import ConfigOption, JsonOption
+from relay.cli.events import commands as cli_events
+from relay.cli.events.options import ConfigOption, JsonOption, searching
 from relay.cli.remedies import of, run
 from relay.cli.say import (
     FAILED,
@@ -182,7 +182,7 @@ def drain(
     logs.configure(loaded.log.level, loaded.log.format)
     path = loaded.journal.path
     left = run(_drain(loaded, within))
-    with cli_events.searching() as progress, journalview.opened(path, progress) as view:
+    with searching() as progress, journalview.opened(path, progress) as view:
         alone = () if loaded.kafka.dead_letter_value else tuple(DeadLetterReason)
         undecided = view.undecided(alone or journalview.UNDECIDED)
     if as_json:

@@ -29,8 +29,9 @@ def replace_what_no_terminal_shows() -> None:
 
 
 def say(text: str) -> None:
-    """Print a result, one line."""
-    typer.echo(printable(text))
+    """Print a result, one line; what standard output cannot encode is replaced."""
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    typer.echo(printable(text).encode(encoding, "replace").decode(encoding))
 
 
 def note(text: str) -> None:
@@ -60,6 +61,11 @@ def console() -> "Console":
     from rich.console import Console
 
     return Console()
+
+
+def seen() -> bool:
+    """Whether results go to a terminal, not to a file or a program."""
+    return sys.stdout.isatty()
 
 
 def asks() -> bool:

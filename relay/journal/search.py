@@ -96,14 +96,14 @@ class Search:
         wanted: Filter,
         before: int | None = None,
         limit: int = 50,
-        seconds: float = SECONDS,
+        seconds: float | None = None,
     ) -> Page:
         """Give the next events: up to `limit`, or as far as it comes in time.
 
         Whatever the disk, it comes further than the page before: its first look ends when it ends.
         """
         deadline, size = None, FIRST_SLICE
-        ends = time.monotonic() + seconds
+        ends = time.monotonic() + (SECONDS if seconds is None else seconds)
         found: list[Life] = []
         first, high = self._connection.execute(_ENDS).fetchone()
         if before is not None and high is not None:

@@ -115,24 +115,6 @@ class JournalView:
         self._connection = connection
         self._progress = progress
 
-    def entries(self, outcome: str | None, limit: int) -> list[Entry]:
-        """List events, the latest first; `outcome` is `pending` or an Outcome's value."""
-        condition = ""
-        arguments: tuple[str, ...] = ()
-        if outcome == PENDING:
-            condition = "AND outcome IS NULL"
-        elif outcome:
-            condition, arguments = "AND outcome = ?", (outcome,)
-        # Upwards, as they lie on the disk: downwards the kernel reads nothing ahead.
-        sql = f"SELECT {_COLUMNS} {_SLICE} {condition} ORDER BY seq"
-        found: list[Entry] = []
-        for part in self._slices():
-            rows = self._connection.execute(sql, (*part, *arguments)).fetchall()
-            found += map(_entry, reversed(rows))
-            if len(found) >= limit:
-                break
-        return found[:limit]
-
     def find(self, event_id: str, app: str | None = None) -> tuple[Entry, bytes]:
         """Give an event and its body. Raises EventNotFoundError."""
         row = self._connection.execute(_FIND, (event_id, app)).fetchone()

@@ -189,7 +189,7 @@ def test_ticket_that_an_earlier_version_has_stored_is_shown_to_nobody(tmp_path: 
     path = tmp_path / "j.db"
     by_an_earlier_version(path)
     for name in ("done", "open"):
-        shown = run("show", name, "--record", "--journal", str(path))
+        shown = run("show", name, "--record", "--json", "--journal", str(path))
         assert TICKET not in shown
         assert json.loads(shown)["body"]["event"]["app_ticket"] == HIDDEN
         assert json.loads(shown)["record"] is None

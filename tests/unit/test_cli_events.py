@@ -46,7 +46,7 @@ def run(path: Path, *arguments: str) -> str:
     """Run a command on the journal; give what it printed."""
     done = CliRunner().invoke(cli.app, ["events", *arguments, "--journal", str(path)])
     assert done.exit_code == 0, done.output
-    return done.output
+    return done.stdout
 
 
 def failure(path: Path, *arguments: str) -> str:
@@ -77,7 +77,8 @@ def test_list_can_be_narrowed(path: Path) -> None:
 
 
 def test_show_hides_the_token(path: Path) -> None:
-    shown = run(path, "show", "published")
+    assert "a-token" not in run(path, "show", "published")
+    shown = run(path, "show", "published", "--json")
     assert "a-token" not in shown
     assert json.loads(shown)["body"]["header"]["token"] == "(hidden)"
     assert json.loads(shown)["settled_at"] == "2026-01-02T03:04:05.678Z"
@@ -85,7 +86,7 @@ def test_show_hides_the_token(path: Path) -> None:
 
 
 def test_show_gives_the_record(path: Path) -> None:
-    record = json.loads(run(path, "show", "published", "--record"))["record"]
+    record = json.loads(run(path, "show", "--json", "published", "--record"))["record"]
     assert record["topic"] == "feishu.helpdesk.ticket_message"
     assert record["headers"]["ce_id"] == "published"
     assert record["value"]["ticket_id"] == "77"
@@ -117,7 +118,7 @@ def test_body_that_is_erased_is_nowhere(path: Path, event_id: str) -> None:
     erased = f'"event_id":"{event_id}"'.encode()
     assert erased in path.read_bytes()
     assert "has no body any more" in run(path, "erase", event_id)
-    assert json.loads(run(path, "show", event_id))["body"] is None
+    assert json.loads(run(path, "show", "--json", event_id))["body"] is None
     assert "let go of the body" in failure(path, "replay", event_id)
     assert not [one for one in path.parent.glob(f"{path.name}*") if erased in one.read_bytes()]
 
@@ -142,7 +143,7 @@ def test_erasing_a_dead_letter_decides_on_it(path: Path) -> None:
 def test_pending_event_is_not_erased(path: Path) -> None:
     """Nothing else has it."""
     assert "still pending" in failure(path, "erase", "pending")
-    assert json.loads(run(path, "show", "pending"))["body"]
+    assert json.loads(run(path, "show", "--json", "pending"))["body"]
 
 
 def test_body_that_a_full_journal_let_go_is_not_replayed(path: Path) -> None:
@@ -150,11 +151,13 @@ def test_body_that_a_full_journal_let_go_is_not_replayed(path: Path) -> None:
     connection.execute("UPDATE events SET body = x'' WHERE event_id = 'published'")
     connection.close()
     assert "let go of the body" in failure(path, "replay", "published")
-    assert json.loads(run(path, "show", "published"))["body"] is None
+    assert json.loads(run(path, "show", "--json", "published"))["body"] is None
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii", "latin-1", "cp1252", "euc-kr"])
-@pytest.mark.parametrize("command", [["list"], ["list", "--json"], ["show", "名"]])
+@pytest.mark.parametrize(
+    "command", [["list"], ["list", "--json"], ["show", "名"], ["show", "名", "--json"]]
+)
 def test_terminal_of_any_encoding_is_no_error(
     path: Path, encoding: str, command: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -174,7 +177,7 @@ def test_terminal_of_any_encoding_is_no_error(
     shown = written.getvalue().decode(encoding)
     if command == ["list", "--json"]:
         assert "名" in [json.loads(line)["event_id"] for line in shown.splitlines()]
-    elif command[0] == "show":
+    elif command[-1] == "--json":
         assert json.loads(shown)["body"] == body
 
 
@@ -212,7 +215,7 @@ def test_body_that_is_no_json_is_shown_as_text(path: Path) -> None:
     connection = file.connect(path)
     connection.execute("UPDATE events SET body = x'ff41' WHERE event_id = 'published'")
     connection.close()
-    shown = json.loads(run(path, "show", "published", "--record"))
+    shown = json.loads(run(path, "show", "--json", "published", "--record"))
     assert shown["body"] == "\ufffdA"
     assert shown["record"]["headers"]["relay_reason"] == "not_json"
     assert shown["record"]["value"] == "\ufffdA"

@@ -12,8 +12,8 @@ import typer
 from typer.testing import CliRunner
 
 from relay import __version__
-from relay.cli import events
 from relay.cli import main as cli
+from relay.cli.events import commands as events
 from relay.cli.say import unknown
 from tests.unit.test_docs import OPERATIONS, commands
 

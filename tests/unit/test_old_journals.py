@@ -5,12 +5,14 @@ from pathlib import Path
 
 import pytest
 
+from relay.contract.normalize import Router
 from relay.errors import JournalLockedError
 from relay.events import Outcome
-from relay.journal import file
+from relay.journal import file, search
 from relay.journal import view as journalview
 from relay.journal.file import SCHEMA_VERSION
 from relay.journal.rows.claimed import Claimed
+from relay.journal.search import Filter
 from relay.observe.metrics import Metrics
 from tests.fakes import MemoryKafka, event, journal_at, until
 from tests.unit.test_dispatcher import dispatching, drained, published
@@ -65,8 +67,9 @@ def test_command_of_a_later_version_keeps_off_a_running_relay(tmp_path: Path) ->
 
 
 def test_operator_sees_the_same(path: Path) -> None:
-    with journalview.opened(path) as view:
-        found = {one.event_id: (one.outcome, one.reason) for one in view.entries(None, 10)}
+    with search.opened(path, Router("", {}).ids) as journal:
+        lives = journal.page(Filter()).lives
+    found = {one.event_id: (one.outcome, one.reason) for one in lives}
     assert found == {
         "published": ("published", None),
         "duplicate": ("duplicate", "other_replica"),

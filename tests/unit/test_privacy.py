@@ -358,7 +358,7 @@ def test_operator_sees_the_record_that_consumers_get(
             await journal.add(event("e-1", as_json(body)))
 
     asyncio.run(fill())
-    done = CliRunner().invoke(app, ["events", "show", "e-1", "--record"])
+    done = CliRunner().invoke(app, ["events", "show", "e-1", "--record", "--json"])
     shown = json.loads(done.stdout)
     assert shown["body"]["event"]["guest"]["email"] == "h@x.cn"
     assert "email" not in shown["record"]["value"]["data"]["guest"]

@@ -1,0 +1,1 @@
+"""`relay events`: find, show, replay, discard and move what a journal holds."""
