@@ -196,6 +196,7 @@ def simulate(
         summary = run(play(options, console()))
     else:
         host, _, port = (listen or "127.0.0.1:7070").rpartition(":")
+        host = host.removeprefix("[").removesuffix("]")
         if not port.isdecimal():
             raise typer.BadParameter("--listen is HOST:PORT")
         gateway = GatewayOptions(

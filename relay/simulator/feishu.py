@@ -10,6 +10,7 @@ from typing import Any
 import orjson
 from aiohttp import web
 
+from relay.settings.values import Endpoint
 from relay.simulator.api import Archive, Desk, HelpdeskApi
 from relay.simulator.gateway import Gateway, GatewayOptions
 
@@ -82,7 +83,7 @@ class SmallFeishu:
         """Listen; the system chooses the port where it is 0."""
         await self._runner.setup()
         await web.TCPSite(self._runner, host, port).start()
-        self.url = f"http://{host}:{self._runner.addresses[0][1]}"
+        self.url = f"http://{Endpoint(host, self._runner.addresses[0][1])}"
 
     async def stop(self) -> None:
         """Close all connections and the listener."""

@@ -306,13 +306,16 @@ async def test_simulator_plays_feishu_to_the_long_connection(
     assert metrics.registry.get_sample_value("relay_long_connection_reconnects_total", dropped)
 
 
-async def test_simulator_plays_feishu_beside_the_webhook() -> None:
+@pytest.mark.parametrize(("host", "shown"), [("", "127.0.0.1"), ("[::1]", "[::1]")])
+async def test_simulator_plays_feishu_beside_the_webhook(host: str, shown: str) -> None:
     """Who is at the API is no matter of who gets the events."""
+    place = free_port()
     async with target(accept) as url:
         done = await run_beside(
-            "simulate", "--listen", f":{free_port()}", "--url", url, "--count", "5"
+            "simulate", "--listen", f"{host}:{place}", "--url", url, "--count", "5"
         )
     assert done.exit_code == 0, done.output
+    assert f"RELAY_FEISHU_URL=http://{shown}:{place}\n" in done.output
     assert "RELAY_APPS__DEFAULT__HELPDESK_TOKEN=" in done.output
     assert "Waiting" not in done.output
     assert "5 acknowledged" in done.output
