@@ -553,6 +553,25 @@ def _template(made: Object) -> Object | None:
     return template["spec"] if template else None
 
 
+SNIPPETS = [
+    piece.partition("```")[0]
+    for piece in (ROOT / "docs" / "kubernetes.md").read_text().split("```yaml\n")[1:]
+]
+
+
+@pytest.mark.parametrize("text", SNIPPETS, ids=range(len(SNIPPETS)))
+def test_values_of_the_guide_render(helm: str, text: str, tmp_path: Path) -> None:
+    """Each alone, over the least; what is another's object is in one of relay's names."""
+    values = yaml.safe_load(text)
+    if "kind" in values:
+        assert values["metadata"]["name"].startswith("relay")
+        return
+    (tmp_path / "values.yaml").write_text(text)
+    minimal = str(CHART / "ci" / "minimal-values.yaml")
+    objects = render(helm, "--values", minimal, "--values", str(tmp_path / "values.yaml"))
+    assert one(objects, "StatefulSet", "relay")
+
+
 def test_openshift_names_the_users(helm: str) -> None:
     """Its SCC `restricted-v2` refuses pods that name a user or a group."""
     for made in render(helm, "--values", str(CHART / "ci" / "openshift-values.yaml")):
