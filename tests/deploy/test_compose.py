@@ -38,7 +38,7 @@ def test_secrets_are_not_in_the_file(missing: str) -> None:
         run(command, env=os.environ | others)
 
 
-@pytest.mark.parametrize("service", ["relay-1", "relay-2", "simulator"])
+@pytest.mark.parametrize("service", ["relay-1", "relay-2", "check", "simulator"])
 def test_settings_exist(composed: Any, service: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The relay itself reads them; it takes no unknown name in a section that it knows."""
     environment = composed["services"][service]["environment"]

@@ -311,3 +311,15 @@ def test_times_and_sizes_are_shown_as_they_are_written(
     lines = CliRunner().invoke(app, ["config", "show"]).stdout.splitlines()
     (line,) = [one for one in lines if one.startswith(f"{name} ")]
     assert line.removeprefix(name).strip().startswith(f"{text}  ")
+
+
+def test_meanings_are_written_out_of_the_paper(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As `make schemas` does."""
+    paper, file = tmp_path / "paper.md", tmp_path / "meanings.json"
+    paper.write_text("| `a.b` | `RELAY_A__B` | `1` | 消息, as [Topics](#topics) |\n")
+    monkeypatch.setattr(meanings, "_FILE", file)
+    monkeypatch.setattr("sys.argv", ["meanings", str(paper)])
+    meanings.main()
+    assert json.loads(file.read_text()) == {"a.b": "消息, as Topics (docs/configuration.md#topics)"}

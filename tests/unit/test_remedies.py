@@ -86,6 +86,19 @@ async def test_what_is_not_there_yet_is_waited_for(
     assert capsys.readouterr().err.splitlines() == [f"waiting: {codes}" for codes in waited]
 
 
+def test_finding_that_passes_may_be_a_warning() -> None:
+    told = check._worry("copies", check._Worry("copies_frail", "one copy only of a"))
+    assert told.passed
+    assert told.document() == {
+        "code": "copies_frail",
+        "status": "warn",
+        "subject": "copies",
+        "sentence": "one copy only of a",
+        "advice": "give the topics three copies, of which two must have each record",
+        "docs": "docs/operations.md#rights-in-kafka",
+    }
+
+
 def test_finding_as_a_document_has_what_there_is() -> None:
     assert finding("ok").document() == {
         "code": "ok",

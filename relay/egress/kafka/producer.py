@@ -20,8 +20,9 @@ from aiokafka.errors import (
     InvalidTransactionTimeout,
     NoError,
     NotCoordinatorError,
+    OperationNotAttempted,
     TopicAuthorizationFailedError,
-    TransactionalIdAuthorizationFailed,
+    UnknownTopicOrPartitionError,
     UnsupportedVersionError,
     for_code,
 )
@@ -46,6 +47,8 @@ _UNNUMBERED = (
 )
 #: No topic has so many partitions.
 _NO_PARTITION = 2**31 - 1
+#: What is said of a partition that there is not, and of all others with it.
+_NOT_TAKEN = (UnknownTopicOrPartitionError, OperationNotAttempted)
 #: The coordinator is about to be there.
 _SOON = (CoordinatorLoadInProgressError, CoordinatorNotAvailableError, NotCoordinatorError)
 
@@ -225,13 +228,13 @@ class _Question(AddPartitionsToTxnHandler):  # type: ignore[misc]  # it has no t
                 if error in _SOON:
                     self._sender._coordinator_dead(CoordinationType.TRANSACTION)
                     return float(self._default_backoff)
-                if error is TransactionalIdAuthorizationFailed:
-                    raise error(manager.transactional_id)
                 if error is TopicAuthorizationFailedError:
                     self.forbidden.add(topic)
                 elif error is NoError:
                     manager.maybe_add_partition_to_txn(TopicPartition(topic, number))
                     manager.partition_added(TopicPartition(topic, number))
+                elif error not in _NOT_TAKEN:
+                    raise error(manager.transactional_id)
         return None
 
 
