@@ -194,7 +194,7 @@ class Relay:
         await connected.wait()
         kafka = self._settings.kafka
         with contextlib.suppress(PublishError):
-            async with translated(), asyncio.timeout(kafka.timeout):
+            async with translated(kafka.bootstrap_servers), asyncio.timeout(kafka.timeout):
                 topics = Router(kafka.topic_prefix, kafka.topics).topics
                 if frail := durability.frail(await durability.copies(kafka, topics)):
                     log.warning("topics_on_one_disk", found="; ".join(frail))

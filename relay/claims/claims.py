@@ -31,6 +31,7 @@ from relay.observe.logs import Changes
 from relay.observe.metrics import Metrics
 from relay.settings import Claims as Settings
 from relay.settings import OnOutage
+from relay.settings.values import StoreUrl
 
 if TYPE_CHECKING:
     from relay.claims.seeding import Seeding
@@ -242,7 +243,7 @@ class Claims:
         except BaseException as error:
             await self._discard()
             if isinstance(error, FAULTS):
-                raise _translated(error) from error
+                raise _translated(error, self._settings.store) from error
             raise
 
     async def _connected(self) -> Store:
@@ -285,12 +286,13 @@ class Claims:
         self._metrics.claims_lost.inc(lost)
 
 
-def _translated(error: BaseException) -> ClaimsError:
+def _translated(error: BaseException, asked: StoreUrl) -> ClaimsError:
+    at = ", ".join(str(place) for place in asked.hosts)
     # A cluster's client hides why its nodes do not let it in.
     for one in (error, error.__cause__):
         if isinstance(one, AuthenticationError | NoPermissionError):
-            return ClaimsRefusedError(f"the claims store refuses this user: {one}")
+            return ClaimsRefusedError(f"the claims store at {at} refuses this user: {one}")
     if isinstance(error, TimeoutError):
-        return ClaimsUnavailableError("the claims store did not answer in time")
+        return ClaimsUnavailableError(f"the claims store at {at} did not answer in time")
     reason = _CLIENT.sub("a sentinel", str(error))
-    return ClaimsUnavailableError(f"the claims store is not available: {reason}")
+    return ClaimsUnavailableError(f"the claims store at {at} is not available: {reason}")

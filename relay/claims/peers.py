@@ -40,6 +40,8 @@ class Peers:
         self._store = store
         #: Those whose past is, or was, in the store; None before the first look.
         self._known: set[str] | None = None
+        #: Those that are waited for.
+        self.missing: set[str] = set()
         #: Boot time at which the store was found empty; None: all have filled it.
         self._since: float | None = None
         #: Whether that was at the first look: others may not yet have shown themselves.
@@ -55,11 +57,11 @@ class Peers:
         listed = set((await self._store.members()).split())
         others = listed.union(self._known or ()) - {own}
         there = {name for name in others if await self._store.announced(name)}
-        missing = {name for name in others - there if await self._waited_for(name)}
+        self.missing = {name for name in others - there if await self._waited_for(name)}
         if own not in listed:
-            await self._store.enlist(" ".join(sorted({own, *there, *missing})))
-        self._known = there | missing
-        if missing or (self._strange and self._passed() < NOTICE):
+            await self._store.enlist(" ".join(sorted({own, *there, *self.missing})))
+        self._known = there | self.missing
+        if self.missing or (self._strange and self._passed() < NOTICE):
             return False
         self._since, self._strange = None, False
         return True

@@ -8,7 +8,7 @@ repeats a journal knows.
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Protocol
@@ -37,6 +37,22 @@ PATIENCE = 0.2
 
 
 _FILLING = "the store was emptied: events made before wait until all replicas have filled it"
+
+
+def lacks(replicas: Collection[str]) -> str:
+    """Say whose past is not in the store, and what ends a wait for it."""
+    names = ", ".join(sorted(replicas))
+    return (
+        f"what {names} has published before is not in it: who was told to come after, and events "
+        "from before a store was emptied, wait for that; if it is gone for good: "
+        f"relay claims gone {min(replicas)}"
+    )
+
+
+async def lacking(store: "Store", own: str) -> set[str]:
+    """Name those that share a store and have not brought in their past; raises ClaimsError."""
+    others = set((await store.members()).split()) - {own}
+    return {name for name in others if not await store.announced(name)}
 
 
 def awaited(replica: str) -> ClaimsAwaitedError:
@@ -112,7 +128,7 @@ class Seeding:
         if time.monotonic() >= self._again_at:
             await self._look()
         if self._emptied_at is not None and any(self._old(event) for event in events):
-            raise ClaimsAwaitedError(_FILLING)
+            raise ClaimsAwaitedError(self._why())
 
     async def unclaimed(self, seq: int) -> None:
         """Note that the events from `seq` on go out unclaimed: they are brought in later."""
@@ -121,6 +137,10 @@ class Seeding:
         claimed = self._journal.claimed
         if claimed.missing_from is None:
             await self._journal.note_claimed(replace(claimed, unclaimed_from=seq))
+
+    def _why(self) -> str:
+        missing = self._peers.missing
+        return f"{_FILLING}; {lacks(missing)}" if missing else _FILLING
 
     def emptied(self) -> None:
         """Look at the store at once: it has lost its mark."""

@@ -237,14 +237,14 @@ def _event(body: bytes) -> dict[str, Any] | None:
 
 
 async def _brokers(settings: Settings) -> str:
-    async with translated():
+    async with translated(settings.kafka.bootstrap_servers):
         cluster = await topics.ask_brokers(settings.kafka)
     return f"{settings.kafka.bootstrap_servers}: {cluster}"
 
 
 async def _topics(settings: Settings) -> str:
     router = Router(*settings.kafka.routes)
-    async with translated():
+    async with translated(settings.kafka.bootstrap_servers):
         missing = await topics.absent(settings.kafka, router.topics)
     if missing and not settings.kafka.create_topics:
         raise TopicMissingError(topics.missing(missing, "kafka.create_topics is off"))
@@ -255,7 +255,10 @@ async def _copies(settings: Settings) -> str | _Worry:
     """Warn where the death of one broker could lose what was published."""
     router = Router(settings.kafka.topic_prefix, settings.kafka.topics)
     try:
-        async with translated(), asyncio.timeout(settings.kafka.timeout):
+        async with (
+            translated(settings.kafka.bootstrap_servers),
+            asyncio.timeout(settings.kafka.timeout),
+        ):
             found = await durability.copies(settings.kafka, router.topics)
     except PublishError as error:
         return f"cannot be read: {error}"
@@ -272,7 +275,10 @@ async def _transactions(settings: Settings) -> str:
     """
     name, place = f"relay-check-{uuid.uuid4()}", topics.journal_topic(settings.kafka)
     wanted = Router(*settings.kafka.routes).topics
-    async with translated(), asyncio.timeout(settings.kafka.timeout):
+    async with (
+        translated(settings.kafka.bootstrap_servers),
+        asyncio.timeout(settings.kafka.timeout),
+    ):
         producer = Producer.to(settings.kafka, name, Packing())
         try:
             await producer.start()
@@ -295,18 +301,21 @@ async def _transactions(settings: Settings) -> str:
 async def _claims(settings: Settings) -> str | _Worry:
     """Connect to the claims store, and ask for its version and for whom a start would wait."""
     from relay.claims.claims import Claims
-    from relay.claims.seeding import awaited
+    from relay.claims.seeding import awaited, lacking, lacks
 
     claims = Claims(settings.claims, Retention(settings.journal.dedupe_window), Metrics())
     version, eviction = await claims.about()
-    after = settings.claims.after
-    if after not in {"", settings.claims.replica} and not _has_waited(settings, after):
-        try:
-            if not await claims.announced(after):
-                raise awaited(after)
-        finally:
-            await claims.close()
+    after, own = settings.claims.after, settings.claims.replica
+    try:
+        waits = after not in {"", own} and not _has_waited(settings, after)
+        if waits and not await claims.announced(after):
+            raise awaited(after)
+        absent = await lacking(claims, own)
+    finally:
+        await claims.close()
     answers = f"the store answers, version {version}"
+    if absent:
+        return _Worry("claims_lacking", f"{answers}; {lacks(absent)}")
     if eviction:
         return _Worry(
             "claims_evicting",

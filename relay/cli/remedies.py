@@ -182,6 +182,11 @@ WARNINGS = {
             "operations.md#rights-in-kafka",
         ),
         _remedy(
+            "claims_lacking",
+            "start the replica that is named; if it is gone for good: relay claims gone NAME",
+            "operations.md#relayclaimsawaited",
+        ),
+        _remedy(
             "claims_evicting",
             "set maxmemory-policy noeviction in the store",
             "configuration.md#claims",

@@ -57,7 +57,8 @@ class _Session:
 
     @asynccontextmanager
     async def _in_time(self) -> AsyncIterator[None]:
-        async with translated(), asyncio.timeout(self._settings.timeout):
+        asked = self._settings.bootstrap_servers
+        async with translated(asked), asyncio.timeout(self._settings.timeout):
             yield
 
     async def _start(self, transactional_id: str | None) -> None:

@@ -112,3 +112,11 @@ def _matches(host: str, entry: str) -> bool:
     with suppress(ValueError):
         return address in ip_network(entry, strict=False)
     return False
+
+
+def asked(url: str) -> str:
+    """Say which host was asked: all else of the URL is a secret."""
+    with suppress(ValueError):
+        place = urlsplit(url)
+        return f" ({place.hostname}:{place.port or _PORTS.get(place.scheme, 80)})"
+    return ""

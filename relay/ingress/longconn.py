@@ -34,7 +34,7 @@ from relay.events import (
     Transport,
 )
 from relay.feishu.api import ClientConfig, Endpoint, Feishu, client_config
-from relay.feishu.proxies import describe, proxy_for, through
+from relay.feishu.proxies import asked, describe, proxy_for, through
 from relay.ingress import frames
 from relay.ingress.frame_pb2 import Frame
 from relay.observe.logs import Changes
@@ -200,10 +200,11 @@ async def _shake_hands(session: aiohttp.ClientSession, url: str) -> aiohttp.Clie
     except aiohttp.WSServerHandshakeError as error:
         raise _refusal(error) from None
     except TimeoutError:
-        raise FeishuUnavailableError("the long connection's server does not answer") from None
-    except (aiohttp.ClientError, OSError, ValueError, ProxyError) as error:
-        message = f"the long connection's server cannot be reached: {describe(error, proxy)}"
+        message = f"the long connection's server does not answer{asked(url)}"
         raise FeishuUnavailableError(message) from None
+    except (aiohttp.ClientError, OSError, ValueError, ProxyError) as error:
+        said = f"cannot be reached: {describe(error, proxy)}{asked(url)}"
+        raise FeishuUnavailableError(f"the long connection's server {said}") from None
 
 
 def _refusal(error: aiohttp.WSServerHandshakeError) -> Exception:

@@ -16,6 +16,7 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.cluster import ClusterMetadata
 
 from relay import settings
+from relay.claims.claims import Claims
 from relay.cli import check
 from relay.cli import claims as claims_command
 from relay.cli.check import Finding, findings
@@ -24,7 +25,9 @@ from relay.egress.kafka import durability, topics
 from relay.errors import ClaimsError
 from relay.journal import view as journalview
 from relay.journal.disk import mounts, volume
+from relay.journal.retention import Retention
 from relay.journal.rows.claimed import Claimed
+from relay.observe.metrics import Metrics
 from tests.fakes import as_json, event, journal_at, payload
 from tests.ports import free_port
 from tests.redis_server import redis_server
@@ -327,6 +330,37 @@ async def test_replica_that_is_waited_for_is_named(
     shutil.copy(KEPT[1], tmp_path / "journal.db")
     with journalview.opened(tmp_path / "journal.db") as view:
         assert view.waited_for("relay-0") == 0, "an earlier version has not noted it"
+
+
+async def test_replica_without_its_past_in_the_store_is_named(
+    look: Callable[..., settings.Settings], tmp_path: Path
+) -> None:
+    """Others may wait for it, as after a store was emptied: with the command that ends that."""
+    with redis_server(tmp_path) as server:
+        config = look(CLAIMS__URL=server.url, CLAIMS__REPLICA="relay-0")
+        claims = Claims(config.claims, Retention(86_400), Metrics())
+        await claims.enlist("relay-0 relay-1 relay-2")
+        await claims.announce("relay-2", "a-journal")
+        seen = (await found(config))["claims"]
+        assert (seen.passed, seen.warning) == (True, True)
+        assert "what relay-1 has published before is not in it" in seen.sentence
+        assert seen.sentence.endswith("relay claims gone relay-1")
+        await claims.dismiss("relay-1")
+        assert not (await found(config))["claims"].warning
+
+
+@pytest.mark.parametrize("servers", ["127.0.0.1:{0}", "127.0.0.1:{0},127.0.0.2:{0}"])
+async def test_what_is_not_available_is_named_by_host_and_port(
+    servers: str, look: Callable[..., settings.Settings]
+) -> None:
+    """And by nothing of a password."""
+    port = free_port()
+    asked = servers.format(port)
+    url = f"redis://relay:p4ss@127.0.0.1:{port}"
+    seen = await found(look(KAFKA__BOOTSTRAP_SERVERS=asked, CLAIMS__URL=url))
+    assert seen["kafka"].sentence.startswith(f"Kafka is not available at {asked}: ")
+    assert f"the claims store at 127.0.0.1:{port} is not available: " in seen["claims"].sentence
+    assert "p4ss" not in str(seen)
 
 
 def test_nobody_waits_where_there_is_one_replica(look: Callable[..., settings.Settings]) -> None:

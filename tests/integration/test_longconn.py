@@ -541,6 +541,7 @@ async def test_address_that_leads_nowhere_is_tried_again(
             assert place.metric("relay_long_connection_reconnects_total", reason="unreachable") == 1
     (line,) = [one for one in logs if one["event"] == "long_connection_unreachable"]
     assert line["error"].startswith(said)
+    assert (f"(127.0.0.1:{url[15:-1]})" in line["error"]) is url.endswith("/")
     assert url not in line["error"]
 
 
@@ -570,7 +571,7 @@ async def test_handshake_that_hangs_is_given_up(
             async with connecting(tmp_path, feishu) as place:
                 await place.connected()
     (line,) = [one for one in logs if one["event"] == "long_connection_unreachable"]
-    assert line["error"] == "the long connection's server does not answer"
+    assert line["error"].startswith("the long connection's server does not answer (127.0.0.1:")
 
 
 async def test_fault_that_nobody_foresaw_is_tried_again(tmp_path: Path, feishu: Gateway) -> None:

@@ -370,6 +370,20 @@ async def test_publishing_goes_on_while_an_emptied_store_is_filled(
         await entry.enter([made("old", now - 3600)])
 
 
+async def test_wait_after_a_store_was_emptied_names_who_has_not_filled_it(tmp_path: Path) -> None:
+    """With the command that ends it, if that one never comes again."""
+    store = MemoryStore()
+    async with journal_at(tmp_path / "j.db") as journal:
+        await publish(journal, *"ab")
+        entry = Seeding(journal, store, "relay-0", "")
+        store.listed, store.names["relay-1"] = "relay-0 relay-1", "another"
+        await entry.enter([made("old", 0)])
+        store.empty()
+        entry.emptied()
+        with pytest.raises(ClaimsAwaitedError, match=r"emptied.*what relay-1 has.* gone relay-1$"):
+            await entry.enter([made("old", 0)])
+
+
 @pytest.fixture
 def seconds(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The clock of who waits for others, in the test's hands."""

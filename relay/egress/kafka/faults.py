@@ -90,17 +90,17 @@ def fate_of(error: BaseException | None) -> Fate:
 
 
 @asynccontextmanager
-async def translated() -> AsyncIterator[None]:
-    """Turn what aiokafka raises into relay's errors."""
+async def translated(asked: str = "") -> AsyncIterator[None]:
+    """Turn what aiokafka raises into relay's errors; `asked` says who was asked, as host:port."""
     try:
         yield
     except RelayError:
         raise
     except (errors.KafkaError, errors.IllegalOperation, OSError, AssertionError) as error:
-        raise _translation(error) from error
+        raise _translation(error, asked) from error
 
 
-def _translation(error: BaseException) -> RelayError:
+def _translation(error: BaseException, asked: str) -> RelayError:
     """Choose relay's error; aiokafka's sender hides the real one behind a general one."""
     cause: BaseException | None = error
     refused = (*_REFUSED, UnsupportedCompressionError)
@@ -110,7 +110,8 @@ def _translation(error: BaseException) -> RelayError:
         return ProducerOustedError("Kafka has ended this producer")
     if isinstance(cause, refused):
         return KafkaRefusedError(f"Kafka refuses: {describe(cause)}")
-    return KafkaUnavailableError(f"Kafka is not available: {describe(error)}")
+    at = f" at {asked}" if asked else ""
+    return KafkaUnavailableError(f"Kafka is not available{at}: {describe(error)}")
 
 
 def describe(error: BaseException) -> str:
