@@ -35,7 +35,8 @@ _ERRORS = {
     ),
     errors.SettingsError: _remedy(
         "settings_wrong",
-        "mend each line; relay config show tells where every value comes from",
+        "mend each line; relay init writes a first file, relay config show tells where a value is"
+        " from",
         "configuration.md#mistakes",
     ),
     errors.ConfigExistsError: _remedy(

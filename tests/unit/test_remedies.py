@@ -34,8 +34,18 @@ def test_every_code_has_a_row() -> None:
     codes = [one.code for one in remedies.every()]
     assert len(codes) == len(set(codes))
     table = OPERATIONS.partition("### `relay check`")[2].partition("\n### ")[0]
-    documented = {cells[0].strip("`") for cells in rows(table) if len(cells) == 2}
-    assert documented - {"code", "---"} == set(codes)
+    documented = {
+        cells[0].strip("`"): cells[1].replace("`", "") for cells in rows(table) if len(cells) == 2
+    }
+    del documented["code"]
+    assert documented == {
+        one.code: f"{one.advice} ([more]({link(one)}))" for one in remedies.every()
+    }
+
+
+def link(remedy: Remedy) -> str:
+    """Give its place as docs/operations.md links to it."""
+    return remedy.place.removeprefix("docs/").removeprefix("operations.md")
 
 
 @pytest.mark.parametrize("kind", list(kinds(errors.RelayError)), ids=lambda kind: kind.__name__)

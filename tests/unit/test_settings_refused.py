@@ -786,7 +786,9 @@ def test_command_ends_with_2_and_a_line_each(
     assert ended.value.code == 2
     *mistakes, advice = said.splitlines()
     assert len(mistakes) == 3
-    assert advice.startswith("Next: mend each line; relay config show ")
+    assert advice.startswith(
+        "Next: mend each line; relay init writes a first file, relay config show "
+    )
     assert SECRET not in said
 
 
