@@ -22,18 +22,18 @@ RUN /opt/relay/bin/pip uninstall --yes pip \
     && find "$site" -type f \( -name '*.c' -o -name '*.h' -o -name '*.pyx' -o -name '*.pxd' \
         -o -name '*.pyi' -o -name '*.proto' \) -delete \
     && find /opt/relay/bin -mindepth 1 ! -name 'python*' ! -name relay -delete \
-    && /opt/relay/bin/python -m compileall -q -f -j 0 --invalidation-mode unchecked-hash "$site" \
-    && mkdir /build/journal
+    && /opt/relay/bin/python -m compileall -q -f -j 0 --invalidation-mode unchecked-hash "$site"
 
 FROM ${BASE}
-# The base's own installers; nothing is installed any more.
+# The base's own installers; nothing is installed any more. The journal's directory is its user's and
+# group 0's, which is what any user that a platform chooses is in.
 RUN rm -rf /usr/local/bin/pip* /usr/local/lib/python3*/site-packages/pip* /usr/local/lib/python3*/ensurepip \
-    /usr/lib/python3*/ensurepip /usr/share/python-wheels
+    /usr/lib/python3*/ensurepip /usr/share/python-wheels \
+    && install -d -o 10001 -g 0 -m 0775 /var/lib/relay
 LABEL org.opencontainers.image.title="relay" \
       org.opencontainers.image.description="Feishu helpdesk events, once and in order, on Kafka" \
       org.opencontainers.image.version="0.1.0"
 COPY --from=build /opt/relay /opt/relay
-COPY --from=build --chown=10001:10001 /build/journal /var/lib/relay
 ENV PATH=/opt/relay/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \

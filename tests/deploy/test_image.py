@@ -89,14 +89,17 @@ def volume(image: Image, tmp_path: Path) -> Path:
 class Container:
     """One process of the image, entered as a container engine does."""
 
-    def __init__(self, image: Image, volume: Path, settings: dict[str, str]) -> None:
+    def __init__(
+        self, image: Image, volume: Path, settings: dict[str, str], user: str | None = None
+    ) -> None:
         self._image, self._volume = image, volume
         self._settings = settings
+        self._user: str = user or image.config["User"]
 
     def command(self, arguments: Sequence[str]) -> tuple[list[str], dict[str, str]]:
         """Give what starts it, and its environment: the image's, and the settings."""
         unshare = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "sh", "-ec", ENTER, "-"]
-        places = [str(self._image.root), str(self._volume), self._image.config["User"]]
+        places = [str(self._image.root), str(self._volume), self._user]
         return [*unshare, *places, *arguments], self._image.environment | self._settings
 
     def run(self, *arguments: str) -> str:
@@ -239,6 +242,38 @@ async def test_one_event_through_the_image(
     events = [seen for seen in await consume(kafka.bootstrap, topic_prefix) if seen.key]
     assert len(events) == 1
     assert {path.name for path in _files(volume)} == {"journal.db", "journal.db.lock"}
+
+
+@pytest.mark.parametrize("user", ["1000680000:0", "65532:0"])
+async def test_any_user_of_group_0_may_run_it(image: Image, tmp_path: Path, user: str) -> None:
+    """On a volume that an engine has made of the image's own directory."""
+    volume, own = tmp_path / "volume", (image.root / "var/lib/relay").stat()
+    volume.mkdir()
+    os.chown(volume, own.st_uid, own.st_gid)
+    volume.chmod(own.st_mode)
+    webhook, admin = free_port(), free_port()
+    settings = {
+        "RELAY_APPS__DEFAULT__ENCRYPT_KEY": ENCRYPT_KEY,
+        "RELAY_WEBHOOK__PORT": str(webhook),
+        "RELAY_ADMIN__PORT": str(admin),
+        "RELAY_KAFKA__BOOTSTRAP_SERVERS": f"127.0.0.1:{free_port()}",
+    }
+    container = Container(image, volume, settings, user)
+    check = image.config["Healthcheck"]["Test"][1:]
+    with container.serving() as process:
+
+        async def healthy() -> bool:
+            assert process.poll() is None, (tmp_path / "log").read_text()
+            with suppress(AssertionError):
+                container.run(*check)
+                return True
+            return False
+
+        await until(healthy, 30, "the image's health check passes")
+        (relay,) = _children(process.pid)
+        assert _status(relay, "Uid").split()[0] == user.partition(":")[0]
+        assert {path.name for path in _files(volume)} >= {"journal.db", "journal.db.lock"}
+        os.kill(relay, signal.SIGKILL)
 
 
 def _files(volume: Path) -> list[Path]:
