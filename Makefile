@@ -34,7 +34,7 @@ dev: install ## Run everything on this machine: broker, relay, simulator. ARGS="
 	@$(BIN)/relay dev $(ARGS)
 
 test: install ## Run the tests with coverage. ARGS="tests/unit -k name"
-	$(BIN)/python -m pytest --cov --cov-report=term -n $(JOBS) --dist loadscope --no-loadscope-reorder $(ARGS)
+	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest --cov --cov-report=term -n $(JOBS) --dist loadscope --no-loadscope-reorder $(ARGS)
 
 check: install ## Check format, lint, types and the walls between the rooms.
 	$(BIN)/ruff format --check .
