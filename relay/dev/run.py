@@ -22,6 +22,7 @@ from contextlib import (
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import quote
 
 from rich.console import Console
 from rich.text import Text
@@ -141,12 +142,19 @@ def _places(config: Settings, app: Relay, broker: EmbeddedBroker | None) -> Plac
         command=_command(),
         webhook=f"http://127.0.0.1:{app.webhook_port}/webhook/event",
         admin=f"http://127.0.0.1:{app.admin_port}",
+        console=_console(config, app),
         broker=config.kafka.bootstrap_servers + (" (embedded)" if broker else ""),
         topic_prefix=config.kafka.topic_prefix,
         encrypt_key=default.encrypt_keys[0],
         verification_token=default.verification_tokens[0],
         plain_token=plain.verification_tokens[0],
     )
+
+
+def _console(config: Settings, app: Relay) -> str:
+    """Give what opens the pages as it is typed: the password in it guards nothing."""
+    password = quote(config.console.password.get_secret_value(), safe="")
+    return f"http://dev:{password}@127.0.0.1:{app.console_port}"
 
 
 def _command() -> str:

@@ -25,6 +25,10 @@ port = {webhook_port}
 [admin]
 host = "127.0.0.1"
 port = {admin_port}
+[console]
+host = "127.0.0.1"
+port = {console_port}
+password = "dev-password"
 [journal]
 path = {journal}
 [drain]
@@ -55,6 +59,7 @@ def load(directory: Path, bootstrap: str, feishu: SmallFeishu | None) -> Setting
         _SETTINGS.format(
             webhook_port=_free(8080),
             admin_port=_free(9090),
+            console_port=_free(9091),
             journal=json.dumps(str(directory / "journal.db")),
             bootstrap=bootstrap or "of the environment",
         )
@@ -78,6 +83,7 @@ def _apart(config: Settings, directory: Path, feishu: SmallFeishu | None) -> dic
     return {
         "journal": config.journal.model_copy(update={"path": directory / "journal.db"}),
         "claims": Claims(),
+        "console": config.console.model_copy(update={"peers": ""}),
         "feishu_url": feishu.url if feishu else _NOWHERE,
         "apps": apps,
     }

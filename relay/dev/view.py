@@ -37,9 +37,9 @@ _KEPT = 200
 #: Seconds over which rates are taken.
 _RATE_WINDOW = 10.0
 #: Rows of the header, the rules and the account.
-_FIXED_ROWS = 8
+_FIXED_ROWS = 9
 #: Rows from which the commands stay on the screen.
-_TALL = 22
+_TALL = 23
 #: Seconds between two accounts in plain output, and its width in columns.
 _ACCOUNT_INTERVAL = 5.0
 _LINE_WIDTH = 120
@@ -53,6 +53,8 @@ class Places:
     command: str
     webhook: str
     admin: str
+    #: With a name and the password.
+    console: str
     broker: str
     topic_prefix: str
     encrypt_key: str
@@ -263,6 +265,7 @@ def _header(board: Board, width: int) -> RenderResult:
     title = Text(column(f"relay dev  {minutes:02d}:{seconds:02d}", width - 16), "bold")
     yield _row(title.append("Ctrl-C to stop", "not bold dim"))
     places = board.places
+    yield _row(Text(f"console {places.console}", "cyan"))
     yield _row(Text(f"webhook {places.webhook}  admin {places.admin}", "cyan"))
     yield _row(Text(f"Kafka   {places.broker}  topics {places.topic_prefix}*", "cyan"))
 
@@ -294,6 +297,7 @@ class Lines:
     def __enter__(self) -> Self:
         """Say where everything is."""
         places = self.board.places
+        self._say(f"console {places.console}")
         self._say(f"webhook {places.webhook}  admin {places.admin}  Kafka {places.broker}")
         self._say("Send one by hand:\n" + places.commands())
         self._next_account = time.monotonic() + _ACCOUNT_INTERVAL

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Self
 
 import pytest
+from aiohttp import ClientSession
 from rich.console import Console
 from typer.testing import CliRunner
 
@@ -26,6 +27,7 @@ from relay.errors import KafkaUnavailableError, SettingsError
 from relay.observe.metrics import Metrics
 from relay.simulator.feishu import SmallFeishu
 from relay.tail import Seen, Tail
+from tests.fakes import until
 from tests.kafka_server import Broker
 
 FAST = DevOptions(rate=100, repeat=0.2, hostile=0.2, seed=1, duration=1)
@@ -76,8 +78,8 @@ async def test_a_real_broker_is_used_when_one_is_named(
 
 
 async def test_taken_ports_are_no_obstacle(capsys: pytest.CaptureFixture[str]) -> None:
-    with socket.socket() as webhook, socket.socket() as admin:
-        for holder, port in ((webhook, 8080), (admin, 9090)):
+    with socket.socket() as webhook, socket.socket() as admin, socket.socket() as console:
+        for holder, port in ((webhook, 8080), (admin, 9090), (console, 9091)):
             holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 holder.bind(("127.0.0.1", port))
@@ -100,6 +102,30 @@ def test_half_of_the_events_may_come_over_the_long_connection() -> None:
     assert f"consumer {published}" in done.output
     assert "TWICE" not in done.output
     assert "UNEXPECTED" not in done.output
+
+
+async def test_the_printed_address_opens_the_console(capsys: pytest.CaptureFixture[str]) -> None:
+    """As it is: name and password stand in it."""
+    found: list[str] = []
+
+    async def look() -> None:
+        said: list[str] = []
+
+        def printed() -> re.Match[str] | None:
+            said.append(capsys.readouterr().out)
+            return re.search(r"console (http://\S+)\n", "".join(said))
+
+        await until(printed)
+        address = printed()
+        assert address
+        async with ClientSession() as session, session.get(address[1]) as answer:
+            found.append(await answer.text())
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    looking = asyncio.create_task(look())
+    assert await dev.run(DevOptions(rate=50)) == 0
+    await looking
+    assert "everything received is accounted for" in found[0]
 
 
 async def test_a_signal_ends_it(capsys: pytest.CaptureFixture[str]) -> None:
@@ -193,6 +219,7 @@ def test_output_that_nobody_reads_ends_it() -> None:
             command="relay",
             webhook="w",
             admin="a",
+            console="c",
             broker="b",
             topic_prefix="",
             encrypt_key="k",

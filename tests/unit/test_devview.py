@@ -15,6 +15,7 @@ PLACES = Places(
     command="relay",
     webhook="http://127.0.0.1:8080/webhook/event",
     admin="http://127.0.0.1:9090",
+    console="http://dev:dev-password@127.0.0.1:9091",
     broker="127.0.0.1:9092 (embedded)",
     topic_prefix="feishu.",
     encrypt_key="dev-encrypt-key",
@@ -179,7 +180,7 @@ def test_when_nobody_reads_any_more_it_ends() -> None:
 def test_without_a_key_the_command_names_none() -> None:
     places = Places(
         command="relay",
-    webhook="w", admin="a", broker="b", topic_prefix="", encrypt_key="",
+    webhook="w", admin="a", console="c", broker="b", topic_prefix="", encrypt_key="",
         verification_token="t", plain_token="t",
     )  # fmt: skip
     assert "--encrypt-key" not in places.commands()
