@@ -43,6 +43,7 @@ def main() -> None:
     from tests import kafka_server  # noqa: PLC0415 - they import `alone`
     from tests.deploy import tools  # noqa: PLC0415
     from tests.sdk.toolchains import (  # noqa: PLC0415
+        AXE,
         EXAMPLES,
         GENERATORS,
         KIT,
@@ -56,7 +57,7 @@ def main() -> None:
             kafka_server.share_classes,
             partial(kafka_server.share_classes, kafka_server.OLDEST),
         ]
-    programs = (*EXAMPLES, *GENERATORS, *TOOLCHAINS, *KIT)
+    programs = (*EXAMPLES, *GENERATORS, *TOOLCHAINS, *KIT, AXE)
     builds += [one.command for one in programs if not one.missing()]
     if shutil.which("go"):
         for module in (tools.HELM, tools.KUBECONFORM, tools.UNITTEST):

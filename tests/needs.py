@@ -19,6 +19,8 @@ PACKAGES = {
     "buildah": "buildah",
     "debootstrap": "debootstrap",
     "haproxy": "haproxy",
+    "chromium": "chromium",
+    "chromedriver": "chromium-driver",
 }
 
 

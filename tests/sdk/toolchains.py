@@ -146,6 +146,12 @@ POSTGRES = Toolchain(
     build=lambda place: _node(place, "client.js", "--liftoff-only"),
 )
 KIT = (CONNECT, FLINK, POSTGRES)
+#: Looks whether a page is accessible; what its command names last is the script.
+AXE = Toolchain(
+    language="axe",
+    tools=("node", "npm"),
+    build=lambda place: _node(place, "node_modules/axe-core/axe.min.js"),
+)
 _SCHEMA = Path("docs", "schemas", "helpdesk.ticket_message.created_v1.v1.json")
 _example = partial(Toolchain, home=Path("examples"), besides=(_SCHEMA,))
 EXAMPLES = (
