@@ -1,5 +1,6 @@
 """A real browser, led over WebDriver: headless Chromium behind ChromeDriver."""
 
+import asyncio
 import re
 import subprocess
 from base64 import b64decode
@@ -10,7 +11,13 @@ from typing import Any
 import aiohttp
 
 #: As root, in a container, without a screen.
-_ARGS = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
+_ARGS = [
+    "--headless=new",
+    "--hide-scrollbars",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-dev-shm-usage",
+]
 _NO_SCRIPTS = {"profile.managed_default_content_settings.javascript": 2}
 #: The name that the standard gives to an element in JSON.
 _ELEMENT = "element-6066-11e4-a52e-4f735466cecf"
@@ -45,10 +52,18 @@ class Browser:
         using = {"using": "css selector", "value": css}
         return str((await self.call("POST", "/element", **using))[_ELEMENT])
 
-    async def click(self, css: str) -> str:
-        """Click, wait for the page that follows, give its source."""
+    async def click(self, css: str, expected: str) -> str:
+        """Click, wait for the page that follows, which says what is expected; give its source."""
         await self.call("POST", f"/element/{await self.find(css)}/click")
-        return await self.source()
+        return await self.shown(expected)
+
+    async def shown(self, expected: str) -> str:
+        """Wait for a page that says what is expected; give its source."""
+        for _ in range(300):
+            if expected in (page := await self.source()):
+                return page
+            await asyncio.sleep(0.1)
+        raise AssertionError(f"not there within 30 s: {expected}")
 
     async def type(self, css: str, text: str) -> None:
         """Type into a field; U+E007 is Enter."""

@@ -25,6 +25,7 @@ class Pages:
         self._templates.filters |= {
             "moment": words.moment,
             "machine": words.machine,
+            "clock": words.clock,
             "ago": words.ago,
             "span": words.span,
             "size": words.size,

@@ -34,9 +34,14 @@ def moment(at: int | None) -> str:
     return _written(at, "%Y-%m-%d %H:%M:%S UTC")
 
 
+def clock(at: int) -> str:
+    """Write it for a column whose head says that it is UTC."""
+    return _written(at, "%Y-%m-%d %H:%M:%S")
+
+
 def exact(at: int) -> str:
     """Write it to the millisecond."""
-    return f"{_written(at, '%Y-%m-%d %H:%M:%S')}.{at % _SECOND:03} UTC"
+    return f"{clock(at)}.{at % _SECOND:03} UTC"
 
 
 def machine(at: int | None) -> str:
