@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 
 from relay.console.said import Answer, Link, Overview, Shown
 from relay.events import OTHER_REPLICA, DeadLetterReason
+from relay.journal.view import UNDECIDED
 
 #: Milliseconds after which an event that Kafka does not have needs a person.
 LATE = 60_000
@@ -109,6 +110,12 @@ def _wanting(said: Overview) -> Iterator[str]:
         yield f"its journal is nearly full: {size(disk.used)} of {size(disk.maximum)}"
     if said.oldest_pending is not None and said.now - said.oldest_pending > LATE:
         yield f"an event has waited {span(said.now - said.oldest_pending)} for Kafka"
+    if waiting := sum(said.letters.get(reason, 0) for reason in UNDECIDED):
+        yield f"dead letters of which only its journal has the body: {number(waiting)}"
+    yield from _failing(said)
+
+
+def _failing(said: Overview) -> Iterator[str]:
     links = [("Kafka", said.kafka)] + ([("the claims store", said.claims)] if said.claims else [])
     links += [(f"the long connection of {link.name}", link) for link in said.connections]
     for what, link in links:

@@ -214,7 +214,7 @@ async def test_one_box_finds_by_any_id(text: str, place: Place) -> None:
         page = await answer.text()
     assert "/event?id=e-1" in page
     assert "/event?id=e-2" not in page
-    assert "2026-01-02 03:04:05 UTC" in page
+    assert "2026-01-02 03:04:05</time>" in page
 
 
 @pytest.mark.parametrize(

@@ -278,6 +278,8 @@ OVER = Link(name="a", up=True, trouble=Trouble(event="e", error="no route", sinc
         ({"claims": FAILING}, "the claims store: no route"),
         ({"connections": (OVER, FAILING)}, "the long connection of a: no route"),
         ({"ready": False}, "takes no events"),
+        ({"letters": {"no_event_id": 3, "discarded": 2}}, ""),
+        ({"letters": {"too_large": 3, "refused": 1, "not_json": 2}}, "has the body: 4"),
         ({"journal": ""}, "its journal cannot be opened"),
         ({"disk": Disk(size=1, log=0, used=95, maximum=100, volume_free=1)}, "nearly full"),
         (
