@@ -201,8 +201,7 @@ class Holder:
         del limit, max_bytes
         return [_event(seq, name) for seq, name in sorted(self._file.pending.items())]
 
-    async def settle(self, settlements: Sequence[Settlement], settled_at: int) -> None:
-        del settled_at
+    async def settle(self, settlements: Sequence[Settlement], *_: object) -> None:
         await step()
         for one in settlements:
             self._file.pending.pop(one.seq, None)
