@@ -166,8 +166,11 @@ class Walk:
         service = self.kubectl("get", "service", self.release, "-o", "jsonpath={.spec.clusterIPs}")
         code = "print(open('/proc/net/tcp6').read())"
         pod = f"{self.release}-0"
-        rows = self.kubectl("exec", pod, "--", "python3", "-c", code).splitlines()[1:]
-        places = [row.split()[2].split(":") for row in rows if row.split()[3] == "01"]
+        rows = [
+            row.split()
+            for row in self.kubectl("exec", pod, "--", "python3", "-c", code).splitlines()
+        ]
+        places = [row[2].split(":") for row in rows if row and row[3] == "01"]
         mapped = "0000000000000000FFFF0000"
         over = sum(port == f"{9092:04X}" and not ip.startswith(mapped) for ip, port in places)
         return f"the Service is {service}, {over} connections to Kafka over IPv6"
