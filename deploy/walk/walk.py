@@ -57,6 +57,13 @@ class Walk:
             sys.exit(f"{' '.join(command)}\n{done.stdout}{done.stderr}")
         return done.stdout
 
+    def fails(self, *command: str) -> str:
+        """Run a command that must fail; give its last words."""
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if not done.returncode:
+            self.failed.append(f"{' '.join(command)} was not refused")
+        return done.stderr.strip()
+
     def kubectl(self, *arguments: str, check: bool = True) -> str:
         """Run kubectl in the release's namespace."""
         return self.run("kubectl", "-n", self.namespace, *arguments, check=check)
@@ -292,6 +299,14 @@ def _enlarge(walk: Walk) -> None:
     size = LARGER["persistence.size"]
     patch = json.dumps({"spec": {"resources": {"requests": {"storage": size}}}})
     capacities = ("get", "pvc", "-o", "jsonpath={.items[*].status.capacity.storage}")
+    settings = ("get", "configmap", walk.release, "-o", "jsonpath={.metadata.resourceVersion}")
+    place = (walk.release, str(walk.chart), "-n", walk.namespace)
+    with walk.step("a larger size by `helm upgrade` alone: refused, and nothing is written"):
+        known = walk.kubectl(*settings)
+        said = walk.fails("helm", "upgrade", *place, "--reset-then-reuse-values", *LARGER_VALUES)
+        if "persistence.size" not in said or walk.kubectl(*settings) != known:
+            walk.failed.append(f"larger by an upgrade alone: {said}")
+    revision = json.loads(walk.run("helm", "history", *place[:1], *place[2:], "-o", "json"))[-1]
     with walk.step(f"larger volumes: claims, then the StatefulSet around its pods ({size})"):
         for claim in walk.kubectl("get", "pvc", "-o", "name").split():
             walk.kubectl("patch", claim, "--patch", patch)
@@ -301,6 +316,10 @@ def _enlarge(walk: Walk) -> None:
                 sys.exit("the class of the volumes enlarges none: allowVolumeExpansion?")
             time.sleep(1)
         walk.kubectl("delete", "statefulset", walk.release, "--cascade=orphan")
+        walk.helm(*THREE, *DEBUG, *LARGER_VALUES)
+        walk.ready(3)
+    with walk.step("`helm rollback` to before that fails as it must; an upgrade mends it"):
+        walk.fails("helm", "rollback", *place[:1], str(revision["revision"]), *place[2:])
         walk.helm(*THREE, *DEBUG, *LARGER_VALUES)
         walk.ready(3)
 
