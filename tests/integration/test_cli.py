@@ -290,7 +290,7 @@ async def test_simulator_plays_feishu_to_the_long_connection(
         "a", (options.app_id, options.app_secret), f"http://127.0.0.1:{port}", take, metrics
     )
     connecting = asyncio.create_task(client.run())
-    events = ("--count", "50", "--rate", "100", "--repeat", "0", "--time-scale", "0.0001")
+    events = ("--count", "50", "--rate", "100", "--repeat", "0", "--time-scale", "0.0003")
     place = ("--listen", f"127.0.0.1:{port}", "--long-connection")
     trouble = ("--drop", "0.1", "--max-part", "100")
     done = await run_beside("simulate", *place, *events, *trouble)
