@@ -41,6 +41,8 @@ ASIDE = {
     "publisher._Session.close": "what is thrown away has no part in anything",
     "producer.Producer.discard": "the same",
     "producer.Producer.abort": "as confirm",
+    "producer.Producer.forbidden": "a question of `relay check`",
+    "producer._Question": "the same",
 }
 #: Single places of the others that ordinary traffic does not pass, and why.
 SELDOM = {
