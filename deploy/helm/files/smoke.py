@@ -11,6 +11,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from base64 import b64encode
 from http import HTTPStatus
 from http.client import HTTPException
 
@@ -92,10 +93,34 @@ def send(app: settings.App, url: str, wait: Wait) -> None:
         wait(f"{url} did not take the event")
 
 
+def see_console(url: str, password: str, wait: Wait) -> None:
+    """Wait until the console keeps a stranger out and lets the operator in."""
+    login = b64encode(f"helm-test:{password}".encode()).decode()
+    while True:
+        found = [console_status(url, {}), console_status(url, {"Authorization": f"Basic {login}"})]
+        if found == [HTTPStatus.UNAUTHORIZED, HTTPStatus.OK]:
+            return
+        wait(f"{url} answers {found[0]} without the password and {found[1]} with it")
+
+
+def console_status(url: str, headers: dict[str, str]) -> int:
+    """Give what it answers; 0 for nothing."""
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=5):
+            return HTTPStatus.OK
+    except urllib.error.HTTPError as answer:
+        return answer.code
+    except (OSError, HTTPException):
+        return 0
+
+
 def main() -> None:
     """Do it."""
     wait, url = Wait(), os.environ["WEBHOOK"]
-    app = settings.load().apps[os.environ["APP"]]
+    loaded = settings.load()
+    app = loaded.apps[os.environ["APP"]]
+    if console := os.environ.get("CONSOLE"):
+        see_console(console, loaded.console.password.get_secret_value(), wait)
     before = published(wait)
     if not app.encrypt_keys and not app.verification_tokens:
         print("The app has a long connection only: its replicas answer, and nothing was sent.")

@@ -173,6 +173,9 @@ missing one, and a token alone would do. Who says which keys are required, or th
   "webhook" (dict "host" "::" "port" 8080)
   "journal" (dict "path" "/var/lib/relay/journal.db")
   "log" (dict "format" "json") -}}
+{{- if (.Values.console | default dict).enabled -}}
+{{- $_ := set $settings "console" (dict "host" "::" "port" 9091 "peers" (printf "%s-headless:9091" (include "relay.fullname" .))) -}}
+{{- end -}}
 {{- mustMergeOverwrite $settings (deepCopy .Values.settings) | toJson -}}
 {{- end }}
 
