@@ -16,7 +16,9 @@ import structlog
 from aiohttp import ClientSession, encode_basic_auth
 from pydantic import SecretStr
 from structlog.testing import capture_logs
+from typer.testing import CliRunner
 
+from relay.cli.main import app
 from relay.console import peers, replica, words
 from relay.console.fleet import OVERVIEW
 from relay.console.guard import Gate
@@ -507,3 +509,30 @@ async def test_a_peer_that_says_nothing_is_named(monkeypatch: pytest.MonkeyPatch
         question = peers.Question(path="/api/overview", reader=OVERVIEW, params={})
         (said,) = await peers.ask([at], ("ann", PASSWORD), question)
     assert said.problem.startswith("no answer within")
+
+
+async def test_events_of_all_replicas_are_listed(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the command; one that does not answer is named, and fails it."""
+    await place.add("e-1")
+    monkeypatch.setenv("RELAY_APPS__DEFAULT__ENCRYPT_KEY", "k")
+    monkeypatch.setenv("RELAY_KAFKA__BOOTSTRAP_SERVERS", "127.0.0.1:1")
+    there = place.url.removeprefix("http://")
+
+    async def run(*options: str) -> tuple[int, str]:
+        command = ["events", "list", "--ticket", "77", *options]
+        done = await asyncio.to_thread(CliRunner().invoke, app, command)
+        return done.exit_code, done.output
+
+    assert (await run("--peers", there))[0] == 2
+    monkeypatch.setenv("RELAY_CONSOLE__PASSWORD", PASSWORD)
+    assert (await run("--peers", "a b"))[0] == 2
+    code, said = await run("--peers", there)
+    assert (code, "e-1" in said) == (0, True)
+    code, said = await run("--peers", there, "--json")
+    assert (code, json.loads(said)["replica"]) == (0, "relay-0")
+    code, said = await run("--peers", f"{there},no.such.invalid")
+    assert (code, "e-1" in said, "no.such.invalid:9091 does not answer" in said) == (1, True, True)
+    code, said = await run("--peers", there, "--type", "none")
+    assert (code, "No journal" in said) == (0, True)

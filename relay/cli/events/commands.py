@@ -9,7 +9,8 @@ from typing import Annotated, Any, NamedTuple
 
 import typer
 
-from relay.cli.events import moves, shown
+from relay.cli.events import fleet, moves, shown
+from relay.cli.events.fleet import PeersOption
 from relay.cli.events.options import (
     AppOption,
     ConfigOption,
@@ -54,6 +55,7 @@ def list_events(
         int | None, typer.Option(help="Go on from here, as the page before says.", min=1)
     ] = None,
     as_json: JsonOption = False,
+    peers: PeersOption = None,
     journal: JournalOption = None,
     config: ConfigOption = None,
     *,
@@ -62,6 +64,9 @@ def list_events(
     """List events, the latest first: of a ticket, a type, a time, an ending."""
     from relay.contract.rules.values import rfc3339
 
+    if peers is not None:
+        _list_of_all(peers, config, wanted, limit, as_json=as_json)
+        return
     with search.opened(path_of(journal, config), router_of(journal, config).ids) as view:
         page = _listed(view, wanted, limit, before)
     if as_json:
@@ -77,6 +82,24 @@ def list_events(
         looked_to = rfc3339(page.looked_to)[:19].replace("T", " ")
         why = "there may be more" if len(page.lives) >= limit else f"looked back to {looked_to}"
         note(f"{why}: --before {page.before} goes on from there")
+
+
+def _list_of_all(
+    peers: str, config: Path | None, wanted: Filter, limit: int, *, as_json: bool
+) -> None:
+    """List the events of all replicas; exit 1 where one does not answer."""
+    rows, whole = fleet.found(peers, config, wanted, limit)
+    if as_json:
+        for replica, life in rows:
+            document(asdict(life) | {"replica": replica})
+    elif rows:
+        width = shutil.get_terminal_size().columns if seen() else None
+        for line in shown.lines([life for _, life in rows], width):
+            say(line)
+    else:
+        say("No journal of those that answer has such events.")
+    if not whole:
+        raise typer.Exit(1)
 
 
 def _listed(view: search.Search, wanted: Filter, limit: int, before: int | None) -> Page:
