@@ -511,6 +511,39 @@ async def test_a_peer_that_says_nothing_is_named(monkeypatch: pytest.MonkeyPatch
     assert said.problem.startswith("no answer within")
 
 
+async def test_events_of_all_replicas_are_changed_where_they_lie(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the command, in the name of who calls it."""
+    monkeypatch.setenv("RELAY_APPS__DEFAULT__ENCRYPT_KEY", "k")
+    monkeypatch.setenv("RELAY_KAFKA__BOOTSTRAP_SERVERS", "127.0.0.1:1")
+    monkeypatch.setenv("RELAY_CONSOLE__PASSWORD", PASSWORD)
+    there = place.url.removeprefix("http://")
+    for name in ("e-1", "e-2", "e-3"):
+        await place.letter(name)
+
+    async def run(*options: str) -> tuple[int, str]:
+        command = ["events", *options, "--peers", there]
+        done = await asyncio.to_thread(CliRunner().invoke, app, command)
+        return done.exit_code, done.output
+
+    code, said = await run("replay", "e-1")
+    assert (code, "1 events: pending again" in said) == (0, True)
+    assert place.outcome("e-1") == ("pending", None)
+    assert (await run("discard", "--reason", "too_large"))[0] == 2
+    code, said = await run("discard", "--reason", "too_large", "--yes", "--json")
+    # Before it stands what the console has logged.
+    assert (code, json.loads(said.splitlines()[-1])) == (0, {"done": 2, "left": {}})
+    assert place.outcome("e-3") == ("dead_letter", "discarded")
+    assert (await run("replay", "e-1"))[0] == 1
+    assert (await run("discard", "nope"))[0] == 1
+    await place.add("e-4")
+    ending = Settlement(seq=place.journal.last_seq(), outcome=Outcome.PUBLISHED)
+    await place.journal.settle([ending], 1_767_323_046_000)
+    code, said = await run("discard", "e-4")
+    assert (code, "no dead letter" in said) == (1, True)
+
+
 async def test_events_of_all_replicas_are_listed(
     place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,8 +9,8 @@ from typing import Annotated, Any, NamedTuple
 
 import typer
 
-from relay.cli.events import fleet, moves, shown
-from relay.cli.events.fleet import PeersOption
+from relay.cli.events import moves, shown
+from relay.cli.events.fleet import Fleet, PeersOption
 from relay.cli.events.options import (
     AppOption,
     ConfigOption,
@@ -88,17 +88,18 @@ def _list_of_all(
     peers: str, config: Path | None, wanted: Filter, limit: int, *, as_json: bool
 ) -> None:
     """List the events of all replicas; exit 1 where one does not answer."""
-    rows, whole = fleet.found(peers, config, wanted, limit)
+    fleet = Fleet(peers, config)
+    rows = fleet.found(wanted, limit)
     if as_json:
-        for replica, life in rows:
-            document(asdict(life) | {"replica": replica})
+        for found, life in rows:
+            document(asdict(life) | {"replica": found.name})
     elif rows:
         width = shutil.get_terminal_size().columns if seen() else None
         for line in shown.lines([life for _, life in rows], width):
             say(line)
     else:
         say("No journal of those that answer has such events.")
-    if not whole:
+    if not fleet.whole:
         raise typer.Exit(1)
 
 
@@ -161,6 +162,7 @@ def replay(
     event_ids: MaybeIds = None,
     yes: YesOption = False,
     as_json: JsonOption = False,
+    peers: PeersOption = None,
     journal: JournalOption = None,
     config: ConfigOption = None,
     *,
@@ -176,6 +178,9 @@ def replay(
     )
     if not event_ids and wanted.outcome == journalview.PENDING:
         raise typer.BadParameter("what is pending is published anyway", param_hint="--outcome")
+    if peers is not None:
+        _change_of_all(change, Fleet(peers, config), event_ids, wanted, yes=yes, as_json=as_json)
+        return
     _change(change, event_ids, wanted, (journal, config), yes=yes, as_json=as_json)
 
 
@@ -185,6 +190,7 @@ def discard(
     event_ids: MaybeIds = None,
     yes: YesOption = False,
     as_json: JsonOption = False,
+    peers: PeersOption = None,
     journal: JournalOption = None,
     config: ConfigOption = None,
     *,
@@ -200,7 +206,38 @@ def discard(
         lambda view, event_id: view.discard(event_id, wanted.app),
         lambda view, seqs: view.discard_seqs(seqs),
     )
+    if peers is not None:
+        _change_of_all(change, Fleet(peers, config), event_ids, wanted, yes=yes, as_json=as_json)
+        return
     _change(change, event_ids, wanted, (journal, config), yes=yes, as_json=as_json)
+
+
+def _change_of_all(
+    change: "_Change",
+    fleet: Fleet,
+    event_ids: list[str] | None,
+    wanted: Filter,
+    *,
+    yes: bool,
+    as_json: bool,
+) -> None:
+    """Change events where they lie; exit 1 where a replica does not answer, or one is left."""
+    _refuse_both(event_ids, wanted)
+    filters = [Filter(event_id=one, app=wanted.app) for one in event_ids or ()] or [wanted]
+    rows = [row for one in filters for row in fleet.found(one, search.LIMIT)]
+    rows = [row for row in rows if row[1].outcome != journalview.PENDING]
+    _confirm(change, [life for _, life in rows], yes=yes or bool(event_ids))
+    done = fleet.change(change.name, rows) if rows else []
+    left = {name: why for one in done for name, why in one.left.items()}
+    count = sum(len(one.done) for one in done)
+    if as_json:
+        document({"done": count, "left": left})
+    else:
+        say(f"{count:,} events: {change.said_of_many}" if count else NOTHING)
+        for name, why in left.items():
+            say(f"{name}: {why}")
+    if left or not (rows and fleet.whole):
+        raise typer.Exit(1)
 
 
 class _Change(NamedTuple):
@@ -223,9 +260,7 @@ def _change(
     as_json: bool,
 ) -> None:
     """Change the named events, or after a count all that are wanted."""
-    asked = wanted != Filter(app=wanted.app) if event_ids else wanted != Filter()
-    if bool(event_ids) == asked:
-        raise typer.BadParameter("name events by their ids, or narrow them by options: one of both")
+    _refuse_both(event_ids, wanted)
     if event_ids:
         with journalview.opened(path_of(*where)) as view:
             for event_id in event_ids:
@@ -253,23 +288,32 @@ def _counted(
     change: _Change, wanted: Filter, where: tuple[Path | None, Path | None], *, yes: bool
 ) -> list[int]:
     """Find what is wanted and has ended; say how many that are, and have them confirmed."""
-    ends: Counter[str] = Counter()
-    seqs: list[int] = []
+    found: list[Life] = []
     with search.opened(path_of(*where), router_of(*where).ids) as view:
         for page in view.every(wanted):
-            found = [life for life in page.lives if life.outcome != journalview.PENDING]
-            seqs += [life.seq for life in found]
-            ends.update(f"{life.outcome} {life.reason or ''}".strip() for life in found)
-    if not seqs or yes:
-        return seqs
+            found += [life for life in page.lives if life.outcome != journalview.PENDING]
+    _confirm(change, found, yes=yes)
+    return [life.seq for life in found]
+
+
+def _refuse_both(event_ids: list[str] | None, wanted: Filter) -> None:
+    asked = wanted != Filter(app=wanted.app) if event_ids else wanted != Filter()
+    if bool(event_ids) == asked:
+        raise typer.BadParameter("name events by their ids, or narrow them by options: one of both")
+
+
+def _confirm(change: _Change, found: Sequence[Life], *, yes: bool) -> None:
+    """Say how many there are, and have somebody say yes."""
+    if not found or yes:
+        return
+    ends = Counter(f"{life.outcome} {life.reason or ''}".strip() for life in found)
     kinds = ", ".join(f"{count:,} {ending}" for ending, count in ends.most_common())
-    note(f"{len(seqs):,} events to {change.name}: {kinds}")
+    note(f"{len(found):,} events to {change.name}: {kinds}")
     if not asks():
         note(f"relay: nobody is there to confirm it: --yes {change.name}s them")
         raise typer.Exit(MISUSED)
-    if not typer.confirm(f"{change.name.capitalize()} {len(seqs):,} events?"):
+    if not typer.confirm(f"{change.name.capitalize()} {len(found):,} events?"):
         raise typer.Exit(1)
-    return seqs
 
 
 @app.command(epilog="Example: relay events erase a2afbfd2b19a8e301a0edd21038720a1")

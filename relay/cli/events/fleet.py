@@ -2,15 +2,22 @@
 
 import asyncio
 import getpass
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
 from relay.cli.say import note
-from relay.journal.rows.lives import Life
 from relay.journal.search import LIMIT, Filter
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from relay.console.peers import Question
+    from relay.console.said import Done, Found, Overview, Picks, Shown
+    from relay.journal.rows.lives import Life
+
+    T = TypeVar("T", Overview, Found, Shown, Done)
 
 PeersOption = Annotated[
     str | None,
@@ -21,29 +28,55 @@ PeersOption = Annotated[
 ]
 
 
-def found(
-    places: str, config: Path | None, wanted: Filter, limit: int
-) -> tuple[Sequence[tuple[str, Life]], bool]:
-    """Give the latest events of all that answer, each with its replica's name; and if all did."""
-    from relay import settings
-    from relay.console import peers
-    from relay.console.fleet import FOUND, asked, distinct
-    from relay.settings import values
-    from relay.settings.console import PORT
+class Fleet:
+    """The consoles that `--peers` names, asked with the password of the settings."""
 
-    try:
-        endpoints = values.endpoints(places, PORT)
-    except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint="--peers") from None
-    password = settings.load(config).console.password.get_secret_value()
-    if not password:
-        raise typer.BadParameter("the settings have no console.password", param_hint="--peers")
-    params = asked(wanted) | {"limit": min(limit, LIMIT)}
-    question = peers.Question(path="/api/events", reader=FOUND, params=params)
-    answers = distinct(asyncio.run(peers.ask(endpoints, (getpass.getuser(), password), question)))
-    for answer in answers:
-        if answer.said is None:
-            note(f"relay: {answer.name} does not answer: {answer.problem}")
-    rows = [(one.said.name, life) for one in answers if one.said for life in one.said.lives]
-    rows.sort(key=lambda row: -row[1].received_at)
-    return rows[:limit], all(one.said for one in answers)
+    def __init__(self, places: str, config: Path | None) -> None:
+        from relay import settings
+        from relay.settings import values
+        from relay.settings.console import PORT
+
+        try:
+            self._places = values.endpoints(places, PORT)
+        except ValueError as error:
+            raise typer.BadParameter(str(error), param_hint="--peers") from None
+        password = settings.load(config).console.password.get_secret_value()
+        if not password:
+            raise typer.BadParameter("the settings have no console.password", param_hint="--peers")
+        self._login = getpass.getuser(), password
+        #: Whether all have answered so far.
+        self.whole = True
+
+    def found(self, wanted: Filter, limit: int) -> "list[tuple[Found, Life]]":
+        """Give the latest events of all that answer, each with who has it."""
+        from relay.console.fleet import FOUND, asked
+        from relay.console.peers import Question
+
+        params = asked(wanted) | {"limit": min(limit, LIMIT)}
+        answers = self._ask(Question(path="/api/events", reader=FOUND, params=params))
+        rows = [(one, life) for one in answers for life in one.lives]
+        rows.sort(key=lambda row: -row[1].received_at)
+        return rows[:limit]
+
+    def change(self, deed: str, rows: "Sequence[tuple[Found, Life]]") -> "list[Done]":
+        """Have each replay or discard what it has."""
+        from relay.console.fleet import DONE
+        from relay.console.peers import Question
+
+        picks: Picks = {}
+        for one, life in rows:
+            picks.setdefault(one.journal, []).append((life.app, life.event_id))
+        question = Question(path=f"/api/{deed}", reader=DONE, params={}, deed={"events": picks})
+        return self._ask(question)
+
+    def _ask(self, question: "Question[T]") -> "list[T]":
+        """Ask all; name who does not answer."""
+        from relay.console import peers
+        from relay.console.fleet import distinct
+
+        answers = distinct(asyncio.run(peers.ask(self._places, self._login, question)))
+        for answer in answers:
+            if answer.said is None:
+                note(f"relay: {answer.name} does not answer: {answer.problem}")
+        self.whole &= all(one.said is not None for one in answers)
+        return [one.said for one in answers if one.said is not None]
