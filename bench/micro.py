@@ -10,7 +10,7 @@ import json
 import secrets
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
@@ -64,7 +64,8 @@ async def measure(bootstrap: str, directory: Path) -> Costs:
     costs["envelope_and_normalize_us"] = costs["envelope_us"] + costs["normalize_us"]
     costs |= _packs(records)
     costs |= await _publishes(bootstrap, router, journal.id, records)
-    costs |= await _settles(journal, events)
+    by_seq = {event.seq: record for event, record in zip(events, records, strict=True)}
+    costs |= await _settles(journal, by_seq)
     await journal.close()
     return costs
 
@@ -181,14 +182,26 @@ async def _open(publisher: ExactlyOncePublisher, journal_id: str) -> None:
     await publisher.open(journal_id)
 
 
-async def _settles(journal: Journal, events: Sequence[StoredEvent]) -> Costs:
-    """Read pending events back and settle them, batch after batch."""
+async def _settles(journal: Journal, records: Mapping[int, Record]) -> Costs:
+    """Read pending events back and settle them, batch after batch, as the dispatcher does."""
     costs: Costs = {}
-    with _timed(costs, "settle", len(events)):
+    with _timed(costs, "settle", len(records)):
         while batch := await journal.pending(_BATCH, 2**30):
-            settlements = [Settlement(seq=event.seq, outcome=Outcome.PUBLISHED) for event in batch]
-            await journal.settle(settlements, batch[-1].received_at)
+            settlements = [_settlement(event, records[event.seq]) for event in batch]
+            landings = [(0, event.seq) for event in batch]
+            await journal.settle(settlements, batch[-1].received_at, None, landings)
     return costs
+
+
+def _settlement(event: StoredEvent, record: Record) -> Settlement:
+    return Settlement(
+        seq=event.seq,
+        outcome=record.outcome,
+        event=event,
+        topic=record.topic,
+        ticket=record.ticket,
+        message_id=record.message_id,
+    )
 
 
 def _slices(items: Sequence[T], size: int) -> list[Sequence[T]]:
