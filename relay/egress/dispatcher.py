@@ -57,7 +57,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 #: Events, and bytes of their bodies, in one transaction at most.
-BATCH_EVENTS, BATCH_BYTES = 8000, 8 * 2**20
+BATCH_EVENTS, BATCH_BYTES = 6000, 8 * 2**20
 #: A longer batch takes more of the event loop than answers do, in proportion: a transaction waits
 #: for Kafka several times, only answers run meanwhile, and the next batch would grow without end.
 FAIR_BATCH = 1000

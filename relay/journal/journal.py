@@ -193,13 +193,14 @@ class Journal:
         Times are Unix time in milliseconds; `landings` are those of the
         settlements that have a topic.
         """
-        seqs = (settlements[0].seq, settlements[-1].seq)
+        ends, seqs = list(settlements), (settlements[0].seq, settlements[-1].seq)
 
         def work(connection: sqlite3.Connection) -> None:
-            self._lives.write(connection, settlements, claimed_at, landings)
-            settle(connection, settlements, settled_at)
+            self._lives.write(connection, ends, claimed_at, landings)
+            settle(connection, ends, settled_at)
 
         await self._call(work, seqs)
+        ends.clear()  # The writer keeps its last work for a while: not a batch's bodies with it.
         self._backlog.settle(settlements[-1].seq)
 
     async def mark_refused(self, seqs: Sequence[int], reason: DeadLetterReason) -> None:
