@@ -569,3 +569,31 @@ async def test_events_of_all_replicas_are_listed(
     assert (code, "e-1" in said, "no.such.invalid:9091 does not answer" in said) == (1, True, True)
     code, said = await run("--peers", there, "--type", "none")
     assert (code, "No journal" in said) == (0, True)
+
+
+async def test_event_of_any_replica_is_shown(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With its body, by the command; one that has it not has answered all the same."""
+    await place.add("e-1")
+    monkeypatch.setenv("RELAY_APPS__DEFAULT__ENCRYPT_KEY", "k")
+    monkeypatch.setenv("RELAY_KAFKA__BOOTSTRAP_SERVERS", "127.0.0.1:1")
+    monkeypatch.setenv("RELAY_CONSOLE__PASSWORD", PASSWORD)
+    there = place.url.removeprefix("http://")
+
+    async def run(*options: str) -> tuple[int, str]:
+        done = await asyncio.to_thread(CliRunner().invoke, app, ["events", "show", *options])
+        return done.exit_code, done.output
+
+    code, said = await run("e-1", "--peers", there, "--record")
+    assert (code, "replica relay-0" in said, "record:" in said) == (0, True, True)
+    code, said = await run("e-1", "--peers", there, "--app", "default", "--json")
+    told = json.loads(said[said.index("{\n") :])
+    assert (code, told["replica"], told["ticket"], "77" in told["body"]) == (
+        0,
+        "relay-0",
+        "77",
+        True,
+    )
+    code, said = await run("nope", "--peers", there)
+    assert (code, "does not answer" in said, "No journal" in said) == (1, False, True)
+    code, said = await run("e-1", "--peers", f"{there},no.such.invalid")
+    assert (code, "replica relay-0" in said, "no.such.invalid:9091" in said) == (1, True, True)

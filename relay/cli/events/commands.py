@@ -123,10 +123,14 @@ def show(
     ] = False,
     app_name: AppOption = None,
     as_json: JsonOption = False,
+    peers: PeersOption = None,
     journal: JournalOption = None,
     config: ConfigOption = None,
 ) -> None:
     """Show an event's life, and its body as Feishu sent it (customers' text included)."""
+    if peers is not None:
+        _show_of_all(Fleet(peers, config), event_id, app_name, record=record, as_json=as_json)
+        return
     with search.opened(path_of(journal, config), router_of(journal, config).ids) as view:
         life, body = view.event(event_id, app_name)
         replica = view.id
@@ -144,6 +148,30 @@ def show(
         say("")
         say(f"{name}:")
         document(value, indent=2)
+
+
+def _show_of_all(
+    fleet: Fleet, event_id: str, app_name: str | None, *, record: bool, as_json: bool
+) -> None:
+    """Show it of each replica that has it; exit 1 where one does not answer, or none has it."""
+    found = fleet.shown(event_id, app_name)
+    for one in found:
+        contents: dict[str, object] = {"body": one.body}
+        if record:
+            contents["record"] = one.record and asdict(one.record) | {"value": one.value}
+        if as_json:
+            document(_told(one.life) | {"replica": one.name} | contents, indent=2)
+            continue
+        for line in shown.life_lines(one.life, one.name):
+            say(line)
+        for name, value in contents.items():
+            say("")
+            say(f"{name}:")
+            document(value, indent=2)
+    if not found:
+        note("No journal of those that answer has this event.")
+    if not (found and fleet.whole):
+        raise typer.Exit(1)
 
 
 def _told(life: Life) -> dict[str, object]:

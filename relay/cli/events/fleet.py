@@ -58,6 +58,15 @@ class Fleet:
         rows.sort(key=lambda row: -row[1].received_at)
         return rows[:limit]
 
+    def shown(self, event_id: str, app: str | None) -> "list[Shown]":
+        """Give an event, with its body, of each that has it."""
+        from relay.console.fleet import SHOWN
+        from relay.console.peers import Question
+
+        params: dict[str, str | int] = {"id": event_id, "body": 1}
+        params |= {"app": app} if app else {}
+        return self._ask(Question(path="/api/event", reader=SHOWN, params=params))
+
     def change(self, deed: str, rows: "Sequence[tuple[Found, Life]]") -> "list[Done]":
         """Have each replay or discard what it has."""
         from relay.console.fleet import DONE
@@ -76,7 +85,7 @@ class Fleet:
 
         answers = distinct(asyncio.run(peers.ask(self._places, self._login, question)))
         for answer in answers:
-            if answer.said is None:
+            if answer.problem:
                 note(f"relay: {answer.name} does not answer: {answer.problem}")
-        self.whole &= all(one.said is not None for one in answers)
+        self.whole &= not any(one.problem for one in answers)
         return [one.said for one in answers if one.said is not None]
