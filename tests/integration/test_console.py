@@ -544,6 +544,33 @@ async def test_events_of_all_replicas_are_changed_where_they_lie(
     assert (code, "no dead letter" in said) == (1, True)
 
 
+async def test_change_of_all_replicas_knows_no_most(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It goes on page after page, in parts; an id that nobody has is named."""
+    monkeypatch.setenv("RELAY_APPS__DEFAULT__ENCRYPT_KEY", "k")
+    monkeypatch.setenv("RELAY_KAFKA__BOOTSTRAP_SERVERS", "127.0.0.1:1")
+    monkeypatch.setenv("RELAY_CONSOLE__PASSWORD", PASSWORD)
+    monkeypatch.setattr("relay.cli.events.fleet.LIMIT", 2)
+    monkeypatch.setattr("relay.console.api.MOST", 2)
+    there = place.url.removeprefix("http://")
+    for number in range(5):
+        await place.letter(f"e-{number}")
+
+    async def run(*options: str) -> tuple[int, str]:
+        command = ["events", *options, "--peers", there, "--yes"]
+        done = await asyncio.to_thread(CliRunner().invoke, app, command)
+        return done.exit_code, done.output
+
+    code, said = await run("replay", "--reason", "too_large")
+    assert (code, "5 events: pending again" in said) == (0, True), said
+    assert {place.outcome(f"e-{number}")[0] for number in range(5)} == {"pending"}
+    await place.letter("e-5")
+    code, said = await run("replay", "e-5", "nope", "e-4", "--json")
+    told = json.loads(said.splitlines()[-1])
+    assert (code, told["done"], sorted(told["left"])) == (1, 1, ["e-4", "nope"])
+
+
 async def test_events_of_all_replicas_are_listed(
     place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

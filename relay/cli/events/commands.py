@@ -252,11 +252,16 @@ def _change_of_all(
     """Change events where they lie; exit 1 where a replica does not answer, or one is left."""
     _refuse_both(event_ids, wanted)
     filters = [Filter(event_id=one, app=wanted.app) for one in event_ids or ()] or [wanted]
-    rows = [row for one in filters for row in fleet.found(one, search.LIMIT)]
-    rows = [row for row in rows if row[1].outcome != journalview.PENDING]
+    found = [row for one in filters for row in fleet.every(one)]
+    rows = [row for row in found if row[1].outcome != journalview.PENDING]
     _confirm(change, [life for _, life in rows], yes=yes or bool(event_ids))
     done = fleet.change(change.name, rows) if rows else []
     left = {name: why for one in done for name, why in one.left.items()}
+    seen_ids = {life.event_id for _, life in found}
+    ended = {life.event_id for _, life in rows}
+    for event_id in event_ids or ():
+        if event_id not in ended:
+            left[event_id] = "is pending" if event_id in seen_ids else "no such event"
     count = sum(len(one.done) for one in done)
     if as_json:
         document({"done": count, "left": left})

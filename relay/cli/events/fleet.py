@@ -49,14 +49,23 @@ class Fleet:
 
     def found(self, wanted: Filter, limit: int) -> "list[tuple[Found, Life]]":
         """Give the latest events of all that answer, each with who has it."""
-        from relay.console.fleet import FOUND, asked
-        from relay.console.peers import Question
-
-        params = asked(wanted) | {"limit": min(limit, LIMIT)}
-        answers = self._ask(Question(path="/api/events", reader=FOUND, params=params))
+        answers = self._page(wanted, min(limit, LIMIT), {})
         rows = [(one, life) for one in answers for life in one.lives]
         rows.sort(key=lambda row: -row[1].received_at)
         return rows[:limit]
+
+    def every(self, wanted: Filter) -> "list[tuple[Found, Life]]":
+        """Give all such events of all that answer, page after page of each."""
+        rows: list[tuple[Found, Life]] = []
+        before: dict[str, int] = {}
+        more = True
+        while more:
+            answers = self._page(wanted, LIMIT, before)
+            rows += [(one, life) for one in answers for life in one.lives]
+            # One that has no more begins before its first event.
+            before |= {one.journal: one.before or 0 for one in answers}
+            more = any(one.before is not None for one in answers)
+        return rows
 
     def shown(self, event_id: str, app: str | None) -> "list[Shown]":
         """Give an event, with its body, of each that has it."""
@@ -72,11 +81,24 @@ class Fleet:
         from relay.console.fleet import DONE
         from relay.console.peers import Question
 
-        picks: Picks = {}
-        for one, life in rows:
-            picks.setdefault(one.journal, []).append((life.app, life.event_id))
-        question = Question(path=f"/api/{deed}", reader=DONE, params={}, deed={"events": picks})
-        return self._ask(question)
+        done: list[Done] = []
+        for first in range(0, len(rows), LIMIT):
+            picks: Picks = {}
+            for one, life in rows[first : first + LIMIT]:
+                picks.setdefault(one.journal, []).append((life.app, life.event_id))
+            question = Question(path=f"/api/{deed}", reader=DONE, params={}, deed={"events": picks})
+            done += self._ask(question)
+        return done
+
+    def _page(self, wanted: Filter, limit: int, before: "dict[str, int]") -> "list[Found]":
+        """Give a page of each that answers; `before` says by journal where it begins."""
+        from relay.console.fleet import FOUND, asked
+        from relay.console.peers import Question
+
+        params = asked(wanted) | {"limit": limit}
+        if before:
+            params["before"] = ",".join(f"{name}:{seq}" for name, seq in before.items())
+        return self._ask(Question(path="/api/events", reader=FOUND, params=params))
 
     def _ask(self, question: "Question[T]") -> "list[T]":
         """Ask all; name who does not answer."""
