@@ -21,10 +21,11 @@ from aiokafka.producer.message_accumulator import BatchBuilder
 
 from bench.events import ENCRYPT_KEY, VERIFICATION_TOKEN, Signer, event_id, payload
 from relay.contract.normalize import Router, normalize
+from relay.egress.dispatcher import settled_as
 from relay.egress.kafka.packing import BATCH_BYTES
 from relay.egress.publisher import ExactlyOncePublisher
 from relay.errors import KafkaUnavailableError
-from relay.events import Callback, Outcome, RawCallback, Record, Settlement, StoredEvent, Transport
+from relay.events import Callback, Outcome, RawCallback, Record, Transport
 from relay.ingress import authentic
 from relay.journal.journal import Journal
 from relay.observe.metrics import Metrics
@@ -187,21 +188,10 @@ async def _settles(journal: Journal, records: Mapping[int, Record]) -> Costs:
     costs: Costs = {}
     with _timed(costs, "settle", len(records)):
         while batch := await journal.pending(_BATCH, 2**30):
-            settlements = [_settlement(event, records[event.seq]) for event in batch]
+            settlements = [settled_as(event, records[event.seq]) for event in batch]
             landings = [(0, event.seq) for event in batch]
             await journal.settle(settlements, batch[-1].received_at, None, landings)
     return costs
-
-
-def _settlement(event: StoredEvent, record: Record) -> Settlement:
-    return Settlement(
-        seq=event.seq,
-        outcome=record.outcome,
-        event=event,
-        topic=record.topic,
-        ticket=record.ticket,
-        message_id=record.message_id,
-    )
 
 
 def _slices(items: Sequence[T], size: int) -> list[Sequence[T]]:

@@ -290,7 +290,7 @@ class Dispatcher:
                 record.headers.append(_SKIPPED)
             if self._lateness.late(record):
                 record.headers.append(LATE)
-            yield _settlement(event, record), record
+            yield settled_as(event, record), record
 
     def _lost(self, event: StoredEvent) -> Settlement:
         """Say that another replica publishes it; whose ticket it is about is asked here too."""
@@ -368,7 +368,8 @@ def _withheld(event: StoredEvent) -> Settlement:
     return Settlement(seq=event.seq, outcome=Outcome.WITHHELD, event=event)
 
 
-def _settlement(event: StoredEvent, record: Record) -> Settlement:
+def settled_as(event: StoredEvent, record: Record) -> Settlement:
+    """Say how an event ends whose record Kafka takes."""
     return Settlement(
         seq=event.seq,
         outcome=record.outcome,

@@ -7,10 +7,9 @@ import sqlite3
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from relay.errors import EventNotFoundError, EventNotReplayableError
 from relay.events import (
@@ -18,7 +17,6 @@ from relay.events import (
     DeadLetterReason,
     Outcome,
     StoredEvent,
-    Transport,
     refusal,
     withheld,
 )
@@ -71,26 +69,6 @@ _LATEST = f"SELECT event_type, max(received_at) {_SLICE} AND +app = ? GROUP BY e
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Entry:
-    """One row of the journal, without its body."""
-
-    seq: int
-    app: str
-    event_id: str
-    event_type: str
-    transport: Transport
-    #: Unix time in milliseconds, as `settled_at`.
-    received_at: int
-    #: `pending`, or an Outcome's value.
-    outcome: str
-    reason: str | None
-    settled_at: int | None
-    #: Bytes; 0 after a full journal has let go of the body.
-    size: int
-    replayed: bool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Done:
     """What became of some events that were to be changed."""
 
@@ -115,12 +93,12 @@ class JournalView:
         self._connection = connection
         self._progress = progress
 
-    def find(self, event_id: str, app: str | None = None) -> tuple[Entry, bytes]:
+    def find(self, event_id: str, app: str | None = None) -> tuple[Life, bytes]:
         """Give an event and its body. Raises EventNotFoundError."""
         row = self._connection.execute(_FIND, (event_id, app)).fetchone()
         if row is None:
             raise EventNotFoundError(f"the journal has no event {event_id}")
-        return _entry(row[:-1]), row[-1]
+        return lives.life(row[:-1]), row[-1]
 
     def waited_for(self, replica: str) -> float:
         """Give the seconds for which the journal has waited for a replica's past; 0 if not at all.
@@ -219,7 +197,7 @@ class JournalView:
         return self._change_all(self._discarded, seqs)
 
     def _change(
-        self, change: Callable[[Entry, bytes], str | None], event_id: str, app: str | None
+        self, change: Callable[[Life, bytes], str | None], event_id: str, app: str | None
     ) -> None:
         def work() -> None:
             why = change(*self.find(event_id, app))
@@ -228,15 +206,13 @@ class JournalView:
 
         file.transaction(self._connection, work)
 
-    def _change_all(
-        self, change: Callable[[Entry, bytes], str | None], seqs: Sequence[int]
-    ) -> Done:
+    def _change_all(self, change: Callable[[Life, bytes], str | None], seqs: Sequence[int]) -> Done:
         """In short transactions: a running relay waits for each."""
         left: Counter[str] = Counter()
 
         def work(some: Sequence[int]) -> list[str]:
             rows = (self._connection.execute(_ROW, (seq,)).fetchone() for seq in some)
-            ends = (change(_entry(row[:-1]), row[-1]) if row else "is gone" for row in rows)
+            ends = (change(lives.life(row[:-1]), row[-1]) if row else "is gone" for row in rows)
             return [why for why in ends if why]
 
         ordered = sorted(seqs)
@@ -246,7 +222,7 @@ class JournalView:
             self._progress((first + len(some)) / len(ordered))
         return Done(done=len(ordered) - left.total(), left=dict(left))
 
-    def _replayed(self, entry: Entry, body: bytes) -> str | None:
+    def _replayed(self, entry: Life, body: bytes) -> str | None:
         """Put an event behind all others; or say why it cannot be."""
         if entry.outcome == PENDING:
             return "is still pending"
@@ -260,7 +236,7 @@ class JournalView:
         self._connection.execute(_REPLAY, row)
         return None
 
-    def _discarded(self, entry: Entry, _: bytes) -> str | None:
+    def _discarded(self, entry: Life, _: bytes) -> str | None:
         """Let a kept dead letter go in its time; or say why it cannot be."""
         if entry.reason not in tuple(DeadLetterReason):
             return "is no dead letter that waits for a decision"
@@ -287,7 +263,7 @@ class JournalView:
 
         file.transaction(self._connection, work)
 
-    def _note(self, entry: Entry) -> None:
+    def _note(self, entry: Life) -> None:
         """Let a dead letter that is decided upon be found as such."""
         if entry.outcome == Outcome.DEAD_LETTER and self._has_lives():
             lives.decided(self._connection, entry.seq, "discarded")
@@ -304,7 +280,7 @@ def opened(path: Path, progress: Callable[[float], None] = lambda _: None) -> It
         yield JournalView(path, connection, progress)
 
 
-def as_stored(entry: Entry | Life, body: bytes) -> StoredEvent:
+def as_stored(entry: Life, body: bytes) -> StoredEvent:
     """Give the event as the dispatcher sees it."""
     return StoredEvent(
         seq=entry.seq,
@@ -317,10 +293,3 @@ def as_stored(entry: Entry | Life, body: bytes) -> StoredEvent:
         replayed=entry.replayed,
         refused=refusal(entry.reason),
     )
-
-
-def _entry(row: tuple[Any, ...]) -> Entry:
-    names = [field.name for field in fields(Entry)]
-    values = dict(zip(names, row, strict=True))
-    values |= {"transport": Transport(values["transport"]), "replayed": bool(values["replayed"])}
-    return Entry(**values)

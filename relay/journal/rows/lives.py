@@ -254,13 +254,14 @@ def read(
     `old`: the journal is of a version that notes nothing.
     """
     rows = connection.execute(_OLD_LIFE if old else _LIFE, (json.dumps(seqs),)).fetchall()
-    return [(_life(row), bool(row[-1])) for row in rows]
+    return [(life(row[:-1]), bool(row[-1])) for row in rows]
 
 
-def _life(row: Sequence[Any]) -> Life:
-    values = dict(zip(_NAMES, row[:-1], strict=True))
+def life(columns: Sequence[Any]) -> Life:
+    """Make it of its columns in their order; those of an event's row alone will do."""
+    values: dict[str, Any] = dict(zip(_NAMES, columns, strict=False))
     values |= {"transport": Transport(values["transport"]), "replayed": bool(values["replayed"])}
-    if values["ticket"] is not None:
+    if values.get("ticket") is not None:
         values["ticket"] = str(values["ticket"])
     return Life(**values)
 
