@@ -5,6 +5,7 @@ import json
 import re
 import socket
 import threading
+from base64 import b64encode
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
@@ -624,3 +625,22 @@ async def test_event_of_any_replica_is_shown(place: Place, monkeypatch: pytest.M
     assert (code, "does not answer" in said, "No journal" in said) == (1, False, True)
     code, said = await run("e-1", "--peers", f"{there},no.such.invalid")
     assert (code, "replica relay-0" in said, "no.such.invalid:9091" in said) == (1, True, True)
+
+
+@pytest.mark.parametrize("value", ["%ED%A0%80", "%FF", "%00", "%F0%9F%98", "%25FF", "\udcff"])
+async def test_address_of_any_bytes_finds_nothing(place: Place, value: str) -> None:
+    """What is no UTF-8, is cut, or has a zero in it; written as it stands, by whatever client."""
+    await place.add("e-1")
+    names = ("id", "text", "ticket", "type", "app", "reason", "message")
+    query = b"&".join(
+        name.encode() + b"=" + value.encode(errors="surrogateescape") for name in names
+    )
+    secret = b64encode(f"ann:{PASSWORD}".encode())
+    port = int(place.url.rpartition(":")[2])
+    for path in (b"/events", b"/api/events", b"/dead-letters", b"/api/event"):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        head = b"GET %b?%b HTTP/1.1\r\nHost: a\r\nAuthorization: Basic %b\r\n"
+        writer.write(head % (path, query, secret) + b"Connection: close\r\n\r\n")
+        status = (await reader.read()).split(b" ", 2)[1]
+        writer.close()
+        assert status in {b"200", b"400", b"404"}, (path, status)

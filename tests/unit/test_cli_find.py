@@ -268,3 +268,37 @@ def test_what_would_be_guessed_is_refused(path: Path, arguments: list[str]) -> N
 def test_nothing_to_change_is_said(path: Path) -> None:
     done = run(path, "replay", "--ticket", "nothing")
     assert (done.exit_code, done.stdout) == (0, "The journal has no such events.\n")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["list", "--ticket", "\udcff"],
+        ["list", "--message", "a\udcff"],
+        ["list", "--type", "\udcff"],
+        ["list", "--app", "\udcff"],
+        ["list", "--reason", "\udcff"],
+        ["list", "--limit", "9" * 20],
+        ["list", "--before", "9" * 20],
+        ["show", "\udcff"],
+        ["show", "e-1", "--app", "\udcff"],
+        ["replay", "\udcff"],
+        ["replay", "--ticket", "\udcff", "--yes"],
+        ["discard", "\udcff"],
+        ["erase", "\udcff"],
+    ],
+    ids="_".join,
+)
+def test_word_that_nothing_can_be_called_is_a_mistake(
+    path: Path,
+    words: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Bytes that are no UTF-8, as a terminal of another encoding sends; numbers of no journal."""
+    monkeypatch.setattr("sys.argv", ["relay", "events", *words, "--journal", str(path)])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 2
+    said = " ".join(capsys.readouterr().err.replace("\N{BOX DRAWINGS LIGHT VERTICAL}", "").split())
+    assert "not UTF-8" in said or "less than or equal to" in said

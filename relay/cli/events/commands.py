@@ -12,10 +12,12 @@ import typer
 from relay.cli.events import moves, shown
 from relay.cli.events.fleet import Fleet, PeersOption
 from relay.cli.events.options import (
+    MOST,
     AppOption,
     ConfigOption,
     JournalOption,
     JsonOption,
+    named,
     narrowed,
     path_of,
     router_of,
@@ -37,10 +39,11 @@ app.command(epilog=moves.EXPORT)(moves.export)
 app.command(epilog=moves.BACKUP)(moves.backup)
 app.command("import", epilog=moves.IMPORT)(moves.import_events)
 
-EventId = Annotated[str, typer.Argument(metavar="ID", help="The event id.")]
-EventIds = Annotated[list[str], typer.Argument(metavar="ID...", help="Event ids.")]
+EventId = Annotated[str, typer.Argument(metavar="ID", callback=named, help="The event id.")]
+EventIds = Annotated[list[str], typer.Argument(metavar="ID...", callback=named, help="Event ids.")]
 MaybeIds = Annotated[
-    list[str] | None, typer.Argument(metavar="ID", help="Event ids; or what narrows them.")
+    list[str] | None,
+    typer.Argument(metavar="ID", callback=named, help="Event ids; or what narrows them."),
 ]
 YesOption = Annotated[bool, typer.Option("--yes", help="Do not ask, after the count.")]
 
@@ -50,9 +53,9 @@ NOTHING = "The journal has no such events."
 @app.command("list", epilog="Example: relay events list --ticket 6626871355780366331 --since 2h")
 @narrowed
 def list_events(
-    limit: Annotated[int, typer.Option(help="How many, the latest first.", min=1)] = 50,
+    limit: Annotated[int, typer.Option(help="How many, the latest first.", min=1, max=MOST)] = 50,
     before: Annotated[
-        int | None, typer.Option(help="Go on from here, as the page before says.", min=1)
+        int | None, typer.Option(help="Go on from here, as the page before says.", min=1, max=MOST)
     ] = None,
     as_json: JsonOption = False,
     peers: PeersOption = None,

@@ -21,6 +21,18 @@ from relay.journal.search import Filter
 if TYPE_CHECKING:
     from relay.contract.normalize import Router
 
+#: More events than any journal has.
+MOST = 10**15
+
+
+def named(value: str | list[str] | None) -> str | list[str] | None:
+    """Refuse bytes that are no UTF-8, which Python reads as surrogates: nothing is called so."""
+    for word in [value] if isinstance(value, str) else value or ():
+        if word != word.encode(errors="replace").decode():
+            raise typer.BadParameter("is not UTF-8, as all names and ids are")
+    return value
+
+
 ConfigOption = Annotated[
     Path | None,
     typer.Option("--config", help="TOML file with the settings (default: RELAY_CONFIG)."),
@@ -30,7 +42,8 @@ JournalOption = Annotated[
     typer.Option("--journal", help="A journal file; without it, the settings name one."),
 ]
 AppOption = Annotated[
-    str | None, typer.Option("--app", help="The app, where two have an event of the same id.")
+    str | None,
+    typer.Option("--app", callback=named, help="The app, where two have an event of the same id."),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="JSON, for programs.")]
 
@@ -65,14 +78,24 @@ def moment(text: str) -> int:
 #: By the name that Filter has for it.
 _NARROWING: dict[str, Any] = {
     "ticket": Annotated[
-        str | None, typer.Option("--ticket", help="A ticket's id, or another key of records.")
+        str | None,
+        typer.Option("--ticket", callback=named, help="A ticket's id, or another key of records."),
     ],
-    "message_id": Annotated[str | None, typer.Option("--message", help="A message's id.")],
+    "message_id": Annotated[
+        str | None, typer.Option("--message", callback=named, help="A message's id.")
+    ],
     "event_type": Annotated[
         str | None,
-        typer.Option("--type", help="An event type, as Feishu has it.", autocompletion=event_types),
+        typer.Option(
+            "--type",
+            callback=named,
+            help="An event type, as Feishu has it.",
+            autocompletion=event_types,
+        ),
     ],
-    "app": Annotated[str | None, typer.Option("--app", help="An app, as the settings name it.")],
+    "app": Annotated[
+        str | None, typer.Option("--app", callback=named, help="An app, as the settings name it.")
+    ],
     "since": Annotated[
         int | None,
         typer.Option(
@@ -88,7 +111,8 @@ _NARROWING: dict[str, Any] = {
         Ending | None, typer.Option("--outcome", help="Ended so, or has not ended.")
     ],
     "reason": Annotated[
-        str | None, typer.Option("--reason", help="Why: of a dead letter, or of a duplicate.")
+        str | None,
+        typer.Option("--reason", callback=named, help="Why: of a dead letter, or of a duplicate."),
     ],
 }
 
