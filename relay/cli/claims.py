@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from relay.cli.say import say
+from relay.cli.say import named, say
 from relay.errors import ClaimsError
 
 app = typer.Typer(help="What several replicas share: who publishes an event.", no_args_is_help=True)
@@ -18,7 +18,9 @@ def claims() -> None:
 
 @app.command(epilog="Example: relay claims gone relay-0")
 def gone(
-    replica: Annotated[str, typer.Argument(metavar="NAME", help="Its claims.replica.")],
+    replica: Annotated[
+        str, typer.Argument(metavar="NAME", callback=named, help="Its claims.replica.")
+    ],
     config: Annotated[
         Path | None,
         typer.Option("--config", help="TOML file with the settings (default: RELAY_CONFIG)."),

@@ -11,7 +11,7 @@ import typer
 
 from relay.cli.events.options import ConfigOption, JsonOption, searching
 from relay.cli.remedies import run
-from relay.cli.say import FAILED, console, document, event_types, note, say, unknown
+from relay.cli.say import FAILED, console, document, event_types, named, note, say, unknown
 from relay.contract.printable import printable
 from relay.errors import FeishuRefusedError, JournalError
 from relay.events import Callback, Transport
@@ -122,6 +122,7 @@ def simulate(
         typer.Option(
             envvar="RELAY_APPS__DEFAULT__ENCRYPT_KEY",
             show_envvar=False,
+            callback=named,
             help="The app's; empty: plain bodies.",
         ),
     ] = "",
@@ -130,6 +131,7 @@ def simulate(
         typer.Option(
             envvar="RELAY_APPS__DEFAULT__VERIFICATION_TOKEN",
             show_envvar=False,
+            callback=named,
             help="The app's; stands in each body.",
         ),
     ] = "",
@@ -158,6 +160,7 @@ def simulate(
         typer.Option(
             envvar="RELAY_APPS__DEFAULT__APP_ID",
             show_envvar=False,
+            callback=named,
             help="Of the app that is played for.",
         ),
     ] = "cli_9f5343c580712544",
@@ -166,6 +169,7 @@ def simulate(
         typer.Option(
             envvar="RELAY_APPS__DEFAULT__APP_SECRET",
             show_envvar=False,
+            callback=named,
             help="What its clients show.",
         ),
     ] = "dev-app-secret",  # noqa: S107 - guards nothing

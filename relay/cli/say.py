@@ -95,6 +95,14 @@ def unknown(word: str, known: Iterable[str], kind: str = "") -> str:
     return f"there is no {kind}{word!r}.{meant} There are: {', '.join(there)}"
 
 
+def named(value: str | list[str] | None) -> str | list[str] | None:
+    """Refuse bytes that are no UTF-8, which Python reads as surrogates: nothing is called so."""
+    for word in [value] if isinstance(value, str) else value or ():
+        if word != word.encode(errors="replace").decode():
+            raise typer.BadParameter("is not UTF-8, as all names and ids are")
+    return value
+
+
 def event_types(incomplete: str) -> list[str]:
     """Complete the name of an event type."""
     from relay.settings.topics import DEAD_LETTER, DEFAULTS

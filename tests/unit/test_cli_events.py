@@ -228,6 +228,8 @@ def test_body_that_is_no_json_is_shown_as_text(path: Path) -> None:
         (["serve"], 2, "the configuration is not usable"),
         (["check"], 2, "kafka"),
         (["events", "list", "--journal", "/nowhere/at/all.db"], 1, "cannot be read"),
+        (["simulate", "--count", "1", "--encrypt-key", "k\udcff"], 2, "is not UTF-8"),
+        (["claims", "gone", "\udcff"], 2, "is not UTF-8"),
     ],
 )
 def test_errors_are_one_message_and_a_code(

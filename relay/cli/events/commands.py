@@ -17,13 +17,12 @@ from relay.cli.events.options import (
     ConfigOption,
     JournalOption,
     JsonOption,
-    named,
     narrowed,
     path_of,
     router_of,
     searching,
 )
-from relay.cli.say import MISUSED, asks, document, note, printed, say, seen
+from relay.cli.say import MISUSED, asks, document, named, note, printed, say, seen
 from relay.events import Outcome, StoredEvent, withheld
 from relay.journal import search
 from relay.journal import view as journalview

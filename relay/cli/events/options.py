@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from relay.cli.say import event_types
+from relay.cli.say import event_types, named
 from relay.events import Outcome, Transport
 from relay.journal import view as journalview
 from relay.journal.search import Filter
@@ -23,14 +23,6 @@ if TYPE_CHECKING:
 
 #: More events than any journal has.
 MOST = 10**15
-
-
-def named(value: str | list[str] | None) -> str | list[str] | None:
-    """Refuse bytes that are no UTF-8, which Python reads as surrogates: nothing is called so."""
-    for word in [value] if isinstance(value, str) else value or ():
-        if word != word.encode(errors="replace").decode():
-            raise typer.BadParameter("is not UTF-8, as all names and ids are")
-    return value
 
 
 ConfigOption = Annotated[
