@@ -1,6 +1,5 @@
 """The operator's listener: pages for a browser, and the same as JSON for other replicas."""
 
-import sys
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 
@@ -21,9 +20,6 @@ log = structlog.get_logger()
 
 #: Bytes of a form: the numbers of a page's events.
 MAX_BODY = 256 * 1024
-#: Seconds for which a thread that makes a page may keep the interpreter from the event loop, which
-#: answers Feishu; Python's own 5 ms are in each answer that comes meanwhile.
-TURN = 0.0005
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -45,7 +41,6 @@ class ConsoleServer:
 
     async def start(self) -> int:
         """Listen; give the port."""
-        sys.setswitchinterval(min(TURN, sys.getswitchinterval()))
         await self._runner.setup()
         await web.TCPSite(self._runner, bound(self._settings.host), self._settings.port).start()
         return int(self._runner.addresses[0][1])
